@@ -1,0 +1,95 @@
+//! Key packages: what a device publishes so that others can add it to a conversation while it is away.
+//!
+//! **Invariant**: a key package is used only for the account and device that were asked for, certified by the identity
+//! known for that account; whatever else a server hands out is refused.
+
+use std::time::Duration;
+
+use openmls::prelude::{
+    CredentialWithKey, KeyPackage, Lifetime, MlsMessageBodyIn, MlsMessageOut, OpenMlsProvider as _, ProtocolVersion,
+    tls_codec::Serialize as _,
+};
+use uuid::Uuid;
+
+use crate::{
+    CertificateError, Device, IdentityKey, StoreError, certificate,
+    mls::{self, Provider, SUITE},
+};
+
+/// How long after it was made a key package can be used to start a conversation.
+pub const KEY_PACKAGE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// OpenMLS dates the beginning of a lifetime one hour back; another hour for good measure.
+const LIFETIME_MARGIN_SECONDS: u64 = 2 * 60 * 60;
+/// A key package of this suite has some 4.5 KB with our certificate.
+const MAX_BYTES: usize = 16 * 1024;
+
+/// Why a key package could not be made or is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyPackageError {
+    /// The caller's store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Not an MLS key package of this suite.
+    #[error("the key package is malformed or of another cipher suite")]
+    Malformed,
+    /// Its signatures or lifetime are not valid.
+    #[error("the key package is not valid: {0}")]
+    Invalid(String),
+    /// It wants to live longer than [`KEY_PACKAGE_LIFETIME`].
+    #[error("the key package claims too long a lifetime")]
+    Lifetime,
+    /// It does not belong to the device and account that were asked for.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// It could not be made.
+    #[error("the key package could not be made: {0}")]
+    Make(String),
+}
+
+/// Makes a key package and keeps its private keys in the trial state.
+pub(crate) fn make(provider: &Provider<'_>, device: &Device, last_resort: bool) -> Result<Vec<u8>, KeyPackageError> {
+    let credential: CredentialWithKey = device.credential();
+    let builder = KeyPackage::builder()
+        .leaf_node_capabilities(Device::capabilities())
+        .key_package_lifetime(Lifetime::new(KEY_PACKAGE_LIFETIME.as_secs()));
+    let builder = if last_resort { builder.mark_as_last_resort() } else { builder };
+    let bundle = builder
+        .build(SUITE, provider, device.signer(), credential)
+        .map_err(|error| KeyPackageError::Make(error.to_string()))?;
+    MlsMessageOut::from(bundle.into_key_package())
+        .tls_serialize_detached()
+        .map_err(|error| KeyPackageError::Make(error.to_string()))
+}
+
+/// Verifies that these bytes are a key package of exactly this device of this account.
+pub(crate) fn verify(
+    provider: &Provider<'_>,
+    bytes: &[u8],
+    account: &str,
+    device: Uuid,
+    identity: &IdentityKey,
+) -> Result<KeyPackage, KeyPackageError> {
+    if bytes.len() > MAX_BYTES {
+        return Err(KeyPackageError::Malformed);
+    }
+    let Some(MlsMessageBodyIn::KeyPackage(unverified)) = mls::parse(bytes) else {
+        return Err(KeyPackageError::Malformed);
+    };
+    let key_package = unverified
+        .validate(provider.crypto(), ProtocolVersion::Mls10)
+        .map_err(|error| KeyPackageError::Invalid(error.to_string()))?;
+    if key_package.ciphersuite() != SUITE {
+        return Err(KeyPackageError::Malformed);
+    }
+    let lifetime = key_package.life_time();
+    let seconds = lifetime.not_after().saturating_sub(lifetime.not_before());
+    if seconds > KEY_PACKAGE_LIFETIME.as_secs() + LIFETIME_MARGIN_SECONDS {
+        return Err(KeyPackageError::Lifetime);
+    }
+    let leaf = key_package.leaf_node();
+    let certified = certificate::verify_leaf(leaf.credential(), leaf.signature_key().as_slice(), identity)?;
+    if certified.account != account || certified.device != device {
+        return Err(CertificateError::OtherDevice.into());
+    }
+    Ok(key_package)
+}

@@ -1,0 +1,40 @@
+//! FastChat's end-to-end encryption: account identities, certified devices, friend keys, conversations.
+//!
+//! RFC 9420 (MLS) through OpenMLS with the hybrid post-quantum suite `0x004E` (X-Wing, AES-256-GCM, SHA-384, Ed25519).
+//! OpenMLS never looks inside a credential: every leaf is verified here, against an identity that the caller knows.
+//! The crate does no I/O. It reads state through [`StateStore`] and hands back [`Changes`], which the caller applies in
+//! one atomic transaction together with what belongs to them (message row, cursor, outbox row).
+//!
+//! **Invariant**: a [`Transaction`] method that fails has changed nothing, and nothing is shown as somebody's message
+//! unless a device that their account identity certified has signed it for this conversation and this message id.
+
+mod certificate;
+mod content;
+mod device;
+mod direct;
+mod encoding;
+mod friend_key;
+mod identity;
+mod key_package;
+mod message;
+mod mls;
+mod password;
+mod safety;
+mod state;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+pub use certificate::CertificateError;
+pub use content::{Body, Content, ContentError, MAX_TEXT_BYTES, Text};
+pub use device::{Device, DeviceError};
+pub use direct::{CreateError, Created, JoinError, Joined, PeerPackages};
+pub use friend_key::FriendKeyError;
+pub use identity::{Fingerprint, Identity, IdentityError, IdentityKey};
+pub use key_package::{KEY_PACKAGE_LIFETIME, KeyPackageError};
+pub use message::{MAX_PAYLOAD_BYTES, OpenError, Opened, SealError, Sealed};
+pub use password::{BackupError, BackupKey, KdfParams, PasswordError, PasswordKeys};
+pub use safety::safety_number;
+pub use state::{Changes, StateStore, StoreError};
+pub use transaction::Transaction;
