@@ -1,0 +1,2 @@
+//! FastChat on the command line.
+fn main() {}

@@ -1,0 +1,5 @@
+//! The FastChat daemon as a library, so that its parts can be tested without a process; the program is `main.rs`.
+//!
+//! **Invariant**: the engine's thread alone touches the store; everything else talks to it through [`api::Api`].
+
+pub mod api;

@@ -1,0 +1,2 @@
+//! The FastChat daemon.
+fn main() {}
