@@ -1,1 +1,12 @@
-//! Tests.
+//! Tests of the crate: known answers, two people over a map in memory, and a server that is hostile.
+//!
+//! The files in `data` were made with another implementation (Python's `cryptography`), as were the expected values.
+//!
+//! **Invariant**: a test that expects a refusal also expects that nothing changed.
+
+mod direct;
+mod identity;
+mod messages;
+mod password;
+mod people;
+mod state;

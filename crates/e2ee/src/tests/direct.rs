@@ -1,0 +1,270 @@
+//! Making and joining direct conversations with a server in between that lies.
+//!
+//! **Invariant**: see [`super`].
+
+use openmls::prelude::{KeyPackage, MlsGroup, tls_codec::Serialize as _};
+use openmls_rust_crypto::RustCrypto;
+use uuid::Uuid;
+
+use super::people::{ALICE, BOB, CONVERSATION, MALLORY, Map, Person, friends, id, identity_of, text};
+use crate::{
+    CertificateError, CreateError, Device, FriendKeyError, JoinError, KeyPackageError, PeerPackages,
+    friend_key::FriendKey,
+    key_package,
+    mls::{self, Provider, SUITE},
+    state::{Layer, Trial},
+    storage::Record,
+};
+
+fn create(alice: &mut Person, identity: &str, packages: &[(Uuid, &[u8])]) -> Result<crate::Created, CreateError> {
+    let peer = PeerPackages { account: BOB, identity: identity_of(identity).public(), packages };
+    let own = alice.identity;
+    alice.run(|transaction, device| transaction.create_direct(own, device, CONVERSATION, &peer))
+}
+
+fn refusal(result: Result<crate::Created, CreateError>) -> KeyPackageError {
+    match result {
+        Err(CreateError::KeyPackage { cause, .. }) => cause,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A group that a dishonest client makes: any members, with or without the friend key, any settings.
+fn hostile_welcome(
+    creator: &Device,
+    packages: Vec<KeyPackage>,
+    group: Uuid,
+    friend_key: Option<&FriendKey>,
+) -> Vec<u8> {
+    let (store, layer, crypto) = (Map::default(), Layer::new(), RustCrypto::default());
+    let provider = Provider { crypto: &crypto, trial: Trial::new(&store, &layer) };
+    let builder = MlsGroup::builder()
+        .with_group_id(mls::group_id(group))
+        .ciphersuite(SUITE)
+        .with_capabilities(Device::capabilities())
+        .use_ratchet_tree_extension(true);
+    let mut group = builder.build(&provider, creator.signer(), creator.credential()).unwrap();
+    let mut commit = group.commit_builder().propose_adds(packages);
+    if let Some(key) = friend_key {
+        use openmls::{prelude::*, schedule::PreSharedKeyId};
+        let psk = PreSharedKeyId::new(SUITE, &crypto, key.psk()).unwrap();
+        psk.store(&provider, &key.secret).unwrap();
+        commit = commit.add_proposal(Proposal::PreSharedKey(Box::new(PreSharedKeyProposal::new(psk))));
+    }
+    let bundle = commit.load_psks(&provider.trial).unwrap();
+    let bundle = bundle.build(&crypto, &crypto, creator.signer(), |_| true).unwrap().stage_commit(&provider).unwrap();
+    bundle.into_welcome_msg().unwrap().tls_serialize_detached().unwrap()
+}
+
+/// A verified key package of a person's device.
+fn package_of(person: &mut Person) -> KeyPackage {
+    let bytes = person.key_package();
+    let (store, layer, crypto) = (Map::default(), Layer::new(), RustCrypto::default());
+    let provider = Provider { crypto: &crypto, trial: Trial::new(&store, &layer) };
+    let (account, device) = (person.account, person.device.id());
+    key_package::verify(&provider, &bytes, account, device, person.identity.public()).unwrap()
+}
+
+fn key_for_bob() -> (FriendKey, Vec<u8>) {
+    FriendKey::make(identity_of(ALICE), identity_of(BOB).public(), CONVERSATION).unwrap()
+}
+
+#[test]
+fn both_sides_agree_on_epoch_and_authenticator() {
+    let (mut alice, mut bob) = friends();
+    let state = |person: &mut Person| {
+        let read = |transaction: &mut crate::Transaction<'_>, _: &Device| {
+            Ok::<_, crate::StoreError>((
+                transaction.epoch(CONVERSATION)?,
+                transaction.epoch_authenticator(CONVERSATION)?,
+            ))
+        };
+        person.run(read).unwrap()
+    };
+    let (alices, bobs) = (state(&mut alice), state(&mut bob));
+    assert_eq!(alices, bobs);
+    assert_eq!(alices.0, Some(1));
+    assert_eq!(state(&mut Person::new(MALLORY)), (None, None));
+}
+
+#[test]
+fn all_devices_of_the_peer_join_by_one_welcome() {
+    let (mut alice, mut desk, mut lap) = (Person::new(ALICE), Person::new(BOB), Person::with_device(BOB, 2));
+    let (one, two) = (desk.key_package(), lap.key_package());
+    let created = create(&mut alice, BOB, &[(id(1), &one), (id(2), &two)]).unwrap();
+    assert_eq!(created.welcomes.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [id(1), id(2)]);
+    desk.join(CONVERSATION, ALICE, &created.welcomes[0].1, &created.friend_key).unwrap();
+    lap.join(CONVERSATION, ALICE, &created.welcomes[1].1, &created.friend_key).unwrap();
+    let sealed = desk.seal(id(1), "to both");
+    assert_eq!(text(&alice.open(id(1), &sealed.payload).unwrap()), "to both");
+    assert_eq!(lap.open(id(1), &sealed.payload).unwrap().account, BOB);
+}
+
+#[test]
+fn a_last_resort_key_package_serves_twice() {
+    let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let package = bob.run(|transaction, device| transaction.last_resort_key_package(device)).unwrap();
+    let first = create(&mut alice, BOB, &[(id(1), &package)]).unwrap();
+    bob.join(CONVERSATION, ALICE, &first.welcomes[0].1, &first.friend_key).unwrap();
+    let (mut carol, other) = (Person::new(MALLORY), id(0xC1));
+    let peer = PeerPackages { account: BOB, identity: bob.identity.public(), packages: &[(id(1), &package)] };
+    let own = carol.identity;
+    let second = carol.run(|transaction, device| transaction.create_direct(own, device, other, &peer)).unwrap();
+    bob.join(other, MALLORY, &second.welcomes[0].1, &second.friend_key).unwrap();
+}
+
+#[test]
+fn a_key_package_that_the_server_made_itself_is_refused() {
+    let (mut alice, mut server) = (Person::new(ALICE), Person::new(MALLORY));
+    // The server's own identity certifies a device in bob's name.
+    server.device = Device::issue(server.identity, BOB, id(1)).unwrap();
+    let package = server.key_package();
+    let cause = refusal(create(&mut alice, BOB, &[(id(1), &package)]));
+    assert!(matches!(cause, KeyPackageError::Certificate(CertificateError::OtherIdentity)), "{cause}");
+}
+
+#[test]
+fn a_key_package_of_another_account_or_device_is_refused() {
+    let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let package = bob.key_package();
+    let other_device = refusal(create(&mut alice, BOB, &[(id(2), &package)]));
+    assert!(matches!(other_device, KeyPackageError::Certificate(CertificateError::OtherDevice)));
+    bob.device = Device::issue(bob.identity, MALLORY, id(1)).unwrap();
+    let package = bob.key_package();
+    let other_account = refusal(create(&mut alice, BOB, &[(id(1), &package)]));
+    assert!(matches!(other_account, KeyPackageError::Certificate(CertificateError::OtherDevice)));
+}
+
+#[test]
+fn altered_key_packages_are_refused() {
+    let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let package = bob.key_package();
+    for position in (0..package.len()).step_by(97) {
+        let mut altered = package.clone();
+        altered[position] ^= 1;
+        refusal(create(&mut alice, BOB, &[(id(1), &altered)]));
+    }
+    refusal(create(&mut alice, BOB, &[(id(1), &package[..100])]));
+    create(&mut alice, BOB, &[(id(1), &package)]).unwrap();
+}
+
+#[test]
+fn the_list_of_devices_must_be_sensible() {
+    let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let package = bob.key_package();
+    assert!(matches!(create(&mut alice, BOB, &[]), Err(CreateError::Devices)));
+    let twice = create(&mut alice, BOB, &[(id(1), &package), (id(1), &package)]);
+    assert!(matches!(twice, Err(CreateError::Devices)));
+}
+
+#[test]
+fn a_conversation_is_neither_made_nor_joined_twice() {
+    let (mut alice, mut bob) = friends();
+    let package = bob.key_package();
+    assert!(matches!(create(&mut alice, BOB, &[(id(1), &package)]), Err(CreateError::AlreadyExists)));
+    let mut other = Person::with_device(ALICE, 2);
+    let created = other.create(CONVERSATION, &mut bob);
+    let again = bob.join(CONVERSATION, ALICE, &created.welcomes[0].1, &created.friend_key);
+    assert!(matches!(again, Err(JoinError::AlreadyJoined)), "{again:?}");
+}
+
+#[test]
+fn a_friend_key_of_somebody_else_or_another_conversation_is_refused() {
+    let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let created = alice.create(CONVERSATION, &mut bob);
+    let welcome = &created.welcomes[0].1;
+    let (mallory, bobs) = (identity_of(MALLORY), identity_of(BOB).public());
+    let (_, of_mallory) = FriendKey::make(mallory, bobs, CONVERSATION).unwrap();
+    let refused = bob.join(CONVERSATION, ALICE, welcome, &of_mallory);
+    assert!(matches!(refused, Err(JoinError::FriendKey(FriendKeyError::Signature))));
+    let (_, of_another) = FriendKey::make(alice.identity, bobs, id(0xC1)).unwrap();
+    let refused = bob.join(CONVERSATION, ALICE, welcome, &of_another);
+    assert!(matches!(refused, Err(JoinError::FriendKey(FriendKeyError::Signature))));
+    assert!(bob.join(CONVERSATION, ALICE, welcome, &[]).is_err());
+    bob.join(CONVERSATION, ALICE, welcome, &created.friend_key).unwrap();
+}
+
+#[test]
+fn a_welcome_with_another_friend_key_than_the_one_beside_it_is_refused() {
+    let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let created = alice.create(CONVERSATION, &mut bob);
+    let (_, another) = key_for_bob();
+    assert!(matches!(bob.join(CONVERSATION, ALICE, &created.welcomes[0].1, &another), Err(JoinError::Mls(_))));
+    bob.join(CONVERSATION, ALICE, &created.welcomes[0].1, &created.friend_key).unwrap();
+}
+
+#[test]
+fn a_welcome_without_the_friend_key_is_refused() {
+    let (alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let (_, wrapped) = key_for_bob();
+    let welcome = hostile_welcome(&alice.device, vec![package_of(&mut bob)], CONVERSATION, None);
+    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
+    assert!(matches!(refused, Err(JoinError::WithoutFriendKey)), "{refused:?}");
+}
+
+#[test]
+fn a_welcome_to_another_conversation_is_refused() {
+    let (alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let (key, wrapped) = key_for_bob();
+    let welcome = hostile_welcome(&alice.device, vec![package_of(&mut bob)], id(0xC1), Some(&key));
+    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
+    assert!(matches!(refused, Err(JoinError::OtherConversation)), "{refused:?}");
+}
+
+#[test]
+fn a_third_person_in_the_conversation_is_refused() {
+    let (alice, mut bob, mut mallory) = (Person::new(ALICE), Person::new(BOB), Person::new(MALLORY));
+    let (key, wrapped) = key_for_bob();
+    let packages = vec![package_of(&mut bob), package_of(&mut mallory)];
+    let welcome = hostile_welcome(&alice.device, packages, CONVERSATION, Some(&key));
+    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
+    assert!(matches!(refused, Err(JoinError::Member(CertificateError::OtherDevice))), "{refused:?}");
+}
+
+#[test]
+fn a_creator_that_the_known_identity_did_not_certify_is_refused() {
+    let mut bob = Person::new(BOB);
+    let (key, wrapped) = key_for_bob();
+    let forged = Device::issue(identity_of(MALLORY), ALICE, id(1)).unwrap();
+    let welcome = hostile_welcome(&forged, vec![package_of(&mut bob)], CONVERSATION, Some(&key));
+    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
+    assert!(matches!(refused, Err(JoinError::Member(CertificateError::OtherIdentity))), "{refused:?}");
+}
+
+#[test]
+fn a_welcome_that_the_creator_did_not_make_is_refused() {
+    let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let (key, wrapped) = key_for_bob();
+    let own = Person::with_device(BOB, 2);
+    let packages = vec![package_of(&mut bob), package_of(&mut alice)];
+    let welcome = hostile_welcome(&own.device, packages, CONVERSATION, Some(&key));
+    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
+    assert!(matches!(refused, Err(JoinError::NotFromCreator)), "{refused:?}");
+}
+
+#[test]
+fn a_failed_join_leaves_the_key_package_and_a_good_one_uses_it_up() {
+    let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let created = alice.create(CONVERSATION, &mut bob);
+    let welcome = &created.welcomes[0].1;
+    let before = bob.store.rows.clone();
+    for position in (0..welcome.len()).step_by(211) {
+        let mut altered = welcome.clone();
+        altered[position] ^= 1;
+        assert!(bob.join(CONVERSATION, ALICE, &altered, &created.friend_key).is_err(), "byte {position}");
+    }
+    assert_eq!(bob.store.rows, before);
+    bob.join(CONVERSATION, ALICE, welcome, &created.friend_key).unwrap();
+    assert!(!bob.store.rows.keys().any(|key| key[0] == Record::KeyPackage as u8));
+    bob.run(|transaction, _| transaction.forget(CONVERSATION)).unwrap();
+    let again = bob.join(CONVERSATION, ALICE, welcome, &created.friend_key);
+    assert!(matches!(again, Err(JoinError::NoKeyPackage)), "{again:?}");
+}
+
+#[test]
+fn the_friend_key_is_not_kept() {
+    let (alice, bob) = friends();
+    for person in [alice, bob] {
+        assert!(!person.store.rows.keys().any(|key| key[0] == Record::Psk as u8));
+    }
+}
