@@ -1,0 +1,426 @@
+//! What goes into a store and what comes out: plain data with typed ids.
+//!
+//! **Invariant**: nothing here opens a message or logs in: payloads are ciphertext, tokens and invites are hashes.
+
+use bytes::Bytes;
+use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId};
+
+/// SHA-256 of a session token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TokenHash(pub [u8; 32]);
+
+/// SHA-256 of an invite.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct InviteHash(pub [u8; 32]);
+
+/// How a device turns the password into its auth secret (Argon2id).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kdf {
+    /// 16 bytes.
+    pub salt: Bytes,
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes.
+    pub iterations: u32,
+    /// Lanes.
+    pub parallelism: u32,
+}
+
+/// An account to make.
+#[derive(Clone)]
+pub struct NewAccount {
+    /// Its name, unique on the server.
+    pub name: AccountName,
+    /// For the next device's login.
+    pub kdf: Kdf,
+    /// bcrypt of the auth secret.
+    pub auth_hash: String,
+    /// RSA public key (DER).
+    pub identity_key: Bytes,
+    /// The identity, sealed by the device.
+    pub identity_backup: Bytes,
+}
+
+/// A device to add, with its first session token.
+#[derive(Clone)]
+pub struct NewDevice {
+    /// Chosen by the device.
+    pub device: DeviceId,
+    /// Ed25519 public key.
+    pub signature_key: [u8; 32],
+    /// Opaque to the server.
+    pub certificate: Bytes,
+    /// "laptop"
+    pub name: String,
+    /// Of its session token.
+    pub token: TokenHash,
+    /// Unix milliseconds.
+    pub token_expires_ms: u64,
+}
+
+/// How [`Accounts::create_account`](crate::Accounts::create_account) ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CreateAccount {
+    /// It is there, and its device.
+    Created,
+    /// The name is somebody's.
+    NameTaken,
+    /// The device id is somebody's.
+    DeviceTaken,
+    /// The invite is unknown, used up or expired.
+    InviteRefused,
+}
+
+/// What the server knows of an account.
+#[derive(Clone)]
+pub struct AccountRecord {
+    /// Its name.
+    pub name: AccountName,
+    /// How to turn its password into the auth secret.
+    pub kdf: Kdf,
+    /// bcrypt of the auth secret.
+    pub auth_hash: String,
+    /// RSA public key (DER).
+    pub identity_key: Bytes,
+    /// Opaque.
+    pub identity_backup: Bytes,
+}
+
+/// A login: the account's devices go, this one comes.
+#[derive(Clone)]
+pub struct ReplaceDevice {
+    /// Whose.
+    pub account: AccountName,
+    /// The new device.
+    pub device: NewDevice,
+    /// A new identity key and its backup, when the identity is replaced as well.
+    pub identity: Option<(Bytes, Bytes)>,
+    /// Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// How a login ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replacement {
+    /// The new device is there; these are gone.
+    Done(Vec<RemovedDevice>),
+    /// There is no such account (any more).
+    NoAccount,
+    /// The device id belongs to another account.
+    DeviceTaken,
+}
+
+/// A device that is gone, and what it left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemovedDevice {
+    /// Which.
+    pub device: DeviceId,
+    /// The open conversations it was a member of. They take no further entries and can be replaced.
+    pub left: Vec<ConversationId>,
+}
+
+/// Whose a session token is.
+#[derive(Clone)]
+pub struct DeviceSession {
+    /// The account.
+    pub account: AccountName,
+    /// The device.
+    pub device: DeviceId,
+    /// Ed25519 public key that a resumption must be signed with.
+    pub signature_key: [u8; 32],
+    /// When the token ends, Unix milliseconds.
+    pub token_expires_ms: u64,
+    /// One-time key packages left.
+    pub key_packages: u32,
+}
+
+/// Key packages taken for somebody who wants to write to an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The account's identity key.
+    pub identity_key: Bytes,
+    /// One for each device that had one.
+    pub packages: Vec<(DeviceId, Bytes)>,
+    /// Devices of the account that had none.
+    pub without: usize,
+}
+
+/// The MLS Welcome for one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewWelcome {
+    /// For whom.
+    pub device: DeviceId,
+    /// MLSMessage.
+    pub welcome: Bytes,
+    /// Opaque.
+    pub friend_key: Bytes,
+}
+
+/// A direct conversation to make.
+#[derive(Debug, Clone)]
+pub struct NewDirect {
+    /// Chosen by the creating device.
+    pub conversation: ConversationId,
+    /// Who makes it.
+    pub creator: AccountName,
+    /// With which device.
+    pub device: DeviceId,
+    /// With whom.
+    pub peer: AccountName,
+    /// Of the group after its first commit.
+    pub epoch: u64,
+    /// Exactly one for each other device of the two accounts.
+    pub welcomes: Vec<NewWelcome>,
+    /// The conversation to close in favour of this one.
+    pub replaces: Option<ConversationId>,
+    /// Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// How making a direct conversation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CreateDirect {
+    /// It is there.
+    Created {
+        /// For each device that joins.
+        joinings: Vec<(DeviceId, Joining)>,
+        /// The creating device's membership.
+        membership: Membership,
+        /// The conversation that was closed in its favour.
+        closed: Option<ConversationId>,
+    },
+    /// This very call was done before.
+    Repeated,
+    /// The pair has one already.
+    Exists {
+        /// Which.
+        conversation: ConversationId,
+        /// Whether the asking device is a member of it and it still takes entries.
+        member: bool,
+    },
+    /// There is no such peer.
+    NoPeer,
+    /// The asking device is not one of its account's devices (any more).
+    NoDevice,
+    /// The peer has blocked the creator.
+    Refused,
+    /// The welcomes are not exactly one for each of the peer's devices.
+    OtherDevices,
+    /// Another conversation has this id.
+    Conflict,
+}
+
+/// What an entry carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An MLS PrivateMessage.
+    Application,
+    /// An MLS PublicMessage with a commit.
+    Commit,
+}
+
+/// An entry to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEntry {
+    /// Chosen by the device.
+    pub message_id: MessageId,
+    /// The sender's epoch.
+    pub epoch: u64,
+    /// What it carries.
+    pub kind: Kind,
+    /// Ciphertext.
+    pub payload: Bytes,
+}
+
+/// Entries to append: all of them, in this order, or none.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// To which conversation.
+    pub conversation: ConversationId,
+    /// By which account.
+    pub account: AccountName,
+    /// By which device.
+    pub device: DeviceId,
+    /// What.
+    pub entries: Vec<NewEntry>,
+    /// Unix milliseconds; the time that the entries get.
+    pub now_ms: u64,
+}
+
+/// How an append ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// All entries are in the log.
+    Accepted {
+        /// One for each entry, in order.
+        seqs: Vec<u64>,
+        /// The time of the last of them.
+        time_ms: u64,
+        /// Those of them that were not there before, ready to deliver.
+        new: Vec<Entry>,
+    },
+    /// There is no such conversation.
+    NotFound,
+    /// The device is not a member of it.
+    NotAMember,
+    /// It takes no more entries: replaced `by` another, or (`None`) a member's device is gone for good.
+    Closed {
+        /// The conversation that took its place.
+        by: Option<ConversationId>,
+    },
+    /// The other member has blocked the sender.
+    Refused,
+    /// Written for another epoch than the conversation's.
+    StaleEpoch {
+        /// The conversation's.
+        current: u64,
+    },
+    /// The same id with other content.
+    Conflict(MessageId),
+    /// A commit, which a direct conversation does not take.
+    CommitRefused,
+}
+
+/// An entry of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place: dense, from 1.
+    pub seq: u64,
+    /// Chosen by the sending device.
+    pub message_id: MessageId,
+    /// The sending account.
+    pub account: AccountName,
+    /// The sending device.
+    pub device: DeviceId,
+    /// The log's epoch at this place.
+    pub epoch: u64,
+    /// What it carries.
+    pub kind: Kind,
+    /// Ciphertext; empty when read by the device that sent it.
+    pub payload: Bytes,
+    /// When it was accepted, Unix milliseconds.
+    pub time_ms: u64,
+}
+
+/// How much to read at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageBounds {
+    /// At most so many entries.
+    pub entries: u32,
+    /// At most so many payload bytes, but always one entry.
+    pub bytes: usize,
+}
+
+/// A piece of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// In order, dense from `max(after, expired_through) + 1` on.
+    pub entries: Vec<Entry>,
+    /// The log's last seq.
+    pub head: u64,
+    /// Entries up to here were removed before this reader came for them; 0: none that it lacks.
+    pub expired_through: u64,
+}
+
+/// How far a device has come in a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CursorMove {
+    /// Which conversation.
+    pub conversation: ConversationId,
+    /// Which device.
+    pub device: DeviceId,
+    /// Everything up to here is durable there.
+    pub seq: u64,
+    /// It has taken its Joining.
+    pub joined: bool,
+}
+
+/// A device of another member of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherDevice {
+    /// Whose.
+    pub account: AccountName,
+    /// Which.
+    pub device: DeviceId,
+    /// How far it has come.
+    pub cursor: u64,
+}
+
+/// A conversation as one of its devices sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// Which.
+    pub conversation: ConversationId,
+    /// How far the device has come.
+    pub cursor: u64,
+    /// The log's last seq.
+    pub head: u64,
+    /// It takes no more entries.
+    pub closed: bool,
+    /// The conversation that took its place.
+    pub closed_by: Option<ConversationId>,
+    /// The other members' devices.
+    pub others: Vec<OtherDevice>,
+}
+
+/// A conversation that a device was added to and has not taken yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joining {
+    /// The account that made it.
+    pub creator: AccountName,
+    /// Its identity key at that time.
+    pub creator_identity_key: Bytes,
+    /// MLSMessage.
+    pub welcome: Bytes,
+    /// Opaque.
+    pub friend_key: Bytes,
+    /// The log's head when the device was added.
+    pub start_seq: u64,
+    /// The conversation that was closed in favour of this one.
+    pub replaces: Option<ConversationId>,
+    /// When it was made, Unix milliseconds.
+    pub time_ms: u64,
+    /// The device's place in it.
+    pub membership: Membership,
+}
+
+/// All that a session needs to begin.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeviceState {
+    /// The conversations whose Joining was taken.
+    pub memberships: Vec<Membership>,
+    /// The oldest of the others, a bounded number.
+    pub joinings: Vec<Joining>,
+    /// There are more joinings than these.
+    pub more_joinings: bool,
+}
+
+/// An invite to make.
+#[derive(Clone)]
+pub struct NewInvite {
+    /// Of the invite's text.
+    pub hash: InviteHash,
+    /// How many accounts it makes.
+    pub uses: u32,
+    /// Unix milliseconds.
+    pub expires_ms: u64,
+    /// For the operator.
+    pub note: String,
+    /// Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// An invite as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invite {
+    /// The first eight hex digits of its hash.
+    pub id: String,
+    /// How many accounts it still makes.
+    pub uses_left: u32,
+    /// Unix milliseconds.
+    pub expires_ms: u64,
+    /// For the operator.
+    pub note: String,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+}

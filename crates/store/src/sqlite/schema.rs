@@ -1,0 +1,141 @@
+//! The tables, and how older databases become current.
+//!
+//! **Invariant**: migrations only go forward, each in one transaction with its version number; a newer database is
+//! left alone.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::OpenError;
+
+/// One step per version; a released step is never edited.
+const MIGRATIONS: &[&str] = &[VERSION_1];
+
+const VERSION_1: &str = "
+CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+
+CREATE TABLE account (
+    name TEXT PRIMARY KEY,
+    kdf_salt BLOB NOT NULL,
+    kdf_memory_kib INTEGER NOT NULL,
+    kdf_iterations INTEGER NOT NULL,
+    kdf_parallelism INTEGER NOT NULL,
+    auth_hash TEXT NOT NULL,
+    identity_key BLOB NOT NULL,
+    identity_backup BLOB NOT NULL,
+    created_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE device (
+    id BLOB PRIMARY KEY,
+    account TEXT NOT NULL REFERENCES account (name) ON DELETE CASCADE,
+    signature_key BLOB NOT NULL,
+    certificate BLOB NOT NULL,
+    name TEXT NOT NULL
+) STRICT;
+CREATE INDEX device_by_account ON device (account);
+
+CREATE TABLE token (
+    hash BLOB PRIMARY KEY,
+    device BLOB NOT NULL REFERENCES device (id) ON DELETE CASCADE,
+    expires_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX token_by_device ON token (device);
+
+CREATE TABLE key_package (
+    number INTEGER PRIMARY KEY,
+    device BLOB NOT NULL REFERENCES device (id) ON DELETE CASCADE,
+    last_resort INTEGER NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE INDEX key_package_by_device ON key_package (device, last_resort);
+
+-- low and high: the pair of a direct conversation, in the order of their names.
+-- abandoned: a member's device is gone for good; nothing more is appended, the pair may replace it.
+CREATE TABLE conversation (
+    id BLOB PRIMARY KEY,
+    low TEXT NOT NULL,
+    high TEXT NOT NULL,
+    creator_device BLOB NOT NULL,
+    epoch INTEGER NOT NULL,
+    head INTEGER NOT NULL DEFAULT 0,
+    expired_through INTEGER NOT NULL DEFAULT 0,
+    abandoned INTEGER NOT NULL DEFAULT 0,
+    closed_by BLOB,
+    created_ms INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX conversation_of_pair ON conversation (low, high) WHERE closed_by IS NULL;
+
+CREATE TABLE member (
+    conversation BLOB NOT NULL REFERENCES conversation (id) ON DELETE CASCADE,
+    device BLOB NOT NULL REFERENCES device (id) ON DELETE CASCADE,
+    account TEXT NOT NULL,
+    cursor INTEGER NOT NULL,
+    PRIMARY KEY (conversation, device)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX member_by_device ON member (device);
+
+CREATE TABLE joining (
+    device BLOB NOT NULL REFERENCES device (id) ON DELETE CASCADE,
+    conversation BLOB NOT NULL REFERENCES conversation (id) ON DELETE CASCADE,
+    creator TEXT NOT NULL,
+    creator_identity_key BLOB NOT NULL,
+    welcome BLOB NOT NULL,
+    friend_key BLOB NOT NULL,
+    start_seq INTEGER NOT NULL,
+    replaces BLOB,
+    time_ms INTEGER NOT NULL,
+    PRIMARY KEY (device, conversation)
+) STRICT;
+
+-- expired: retention took the payload; the row stays so that a resend by its sender is still known.
+CREATE TABLE entry (
+    number INTEGER PRIMARY KEY,
+    conversation BLOB NOT NULL,
+    seq INTEGER NOT NULL,
+    message_id BLOB NOT NULL,
+    account TEXT NOT NULL,
+    device BLOB NOT NULL,
+    epoch INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    time_ms INTEGER NOT NULL,
+    expired INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE UNIQUE INDEX entry_by_seq ON entry (conversation, seq);
+CREATE UNIQUE INDEX entry_by_message ON entry (conversation, message_id);
+
+CREATE TABLE block (
+    owner TEXT NOT NULL REFERENCES account (name) ON DELETE CASCADE,
+    blocked TEXT NOT NULL REFERENCES account (name) ON DELETE CASCADE,
+    PRIMARY KEY (owner, blocked)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE invite (
+    hash BLOB PRIMARY KEY,
+    uses_left INTEGER NOT NULL,
+    expires_ms INTEGER NOT NULL,
+    note TEXT NOT NULL,
+    created_ms INTEGER NOT NULL
+) STRICT;
+";
+
+/// Brings the database up to date.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let database = |cause| OpenError::Database { path: path.to_owned(), cause };
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(database)?;
+    let found: u32 =
+        transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
+    if found > known {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known });
+    }
+    for step in MIGRATIONS.iter().skip(found as usize) {
+        transaction.execute_batch(step).map_err(database)?;
+    }
+    if found < known {
+        transaction.pragma_update(None, "user_version", known).map_err(database)?;
+    }
+    transaction.commit().map_err(database)
+}
