@@ -1,7 +1,7 @@
 //! Direct conversations: making one with another account's devices, and joining one that somebody made.
 //!
-//! **Invariant**: a direct conversation has a friend key in its key schedule, and every leaf in it is certified by one of
-//! the two identities that the two people know.
+//! **Invariant**: a direct conversation has a friend key in its key schedule, and every leaf in it is certified by one
+//! of the two identities that the two people know.
 
 use std::collections::BTreeSet;
 
@@ -238,6 +238,9 @@ fn stage(provider: &Provider<'_>, welcome: Welcome, friend_key: &FriendKey) -> R
     match joining.processed_welcome().psks() {
         [used] if *used.psk() == friend_key.psk() => {}
         _ => return Err(JoinError::WithoutFriendKey),
+    }
+    if let Some(own) = joining.processed_welcome().own_key_package() {
+        key_package::used(provider, own)?;
     }
     joining.skip_lifetime_validation().build().map_err(join_refused)
 }

@@ -1,7 +1,7 @@
 //! Postcard records: what certificates, friend keys, devices and stored MLS values are written in.
 //!
-//! **Invariant**: a record read from outside is consumed to its last byte, and a written secret leaves no copy behind in a
-//! buffer that grew.
+//! **Invariant**: a record read from outside is consumed to its last byte, and a written secret leaves no copy behind
+//! in a buffer that grew.
 
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;

@@ -1,8 +1,8 @@
 //! The friend key: a secret that goes from one identity to another beside a Welcome and into the MLS key schedule.
 //!
 //! 32 random bytes, wrapped by RSA-OAEP to the peer's identity and PSS-signed by the creator's. It becomes an external
-//! pre-shared key (RFC 9420, section 8.4) of the commit that makes a direct conversation, so a server that hands out key
-//! packages of its own learns nothing without the peer's RSA key.
+//! pre-shared key (RFC 9420, section 8.4) of the commit that makes a direct conversation, so a server that hands out
+//! key packages of its own learns nothing without the peer's RSA key.
 //!
 //! **Invariant**: the signature is verified before the private key is used, and everything is bound to both
 //! fingerprints, the conversation and the key's id.

@@ -3,7 +3,8 @@
 //! It is what two people compare by their safety number and what survives a change of device. Every private-key
 //! operation is blinded (RUSTSEC-2023-0071: the `rsa` crate is not constant-time); see RFC 8017 for both schemes.
 //!
-//! **Invariant**: a signature or wrapped key made for one purpose never verifies or opens for another: both carry a label.
+//! **Invariant**: a signature or wrapped key made for one purpose never verifies or opens for another: both carry a
+//! label.
 
 use std::fmt;
 

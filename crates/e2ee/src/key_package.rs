@@ -1,25 +1,32 @@
 //! Key packages: what a device publishes so that others can add it to a conversation while it is away.
 //!
 //! **Invariant**: a key package is used only for the account and device that were asked for, certified by the identity
-//! known for that account; whatever else a server hands out is refused.
+//! known for that account; whatever else a server hands out is refused. The private keys that are kept are bounded.
 
 use std::time::Duration;
 
 use openmls::prelude::{
-    CredentialWithKey, KeyPackage, Lifetime, MlsMessageBodyIn, MlsMessageOut, OpenMlsProvider as _, ProtocolVersion,
+    KeyPackage, KeyPackageRef, Lifetime, MlsMessageBodyIn, MlsMessageOut, OpenMlsProvider as _, ProtocolVersion,
     tls_codec::Serialize as _,
 };
+use openmls_traits::storage::StorageProvider as _;
 use uuid::Uuid;
 
 use crate::{
     CertificateError, Device, IdentityKey, StoreError, certificate,
     mls::{self, Provider, SUITE},
+    storage::Record,
 };
 
 /// How long after it was made a key package can be used to start a conversation.
 pub const KEY_PACKAGE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// OpenMLS dates the beginning of a lifetime one hour back; another hour for good measure.
 const LIFETIME_MARGIN_SECONDS: u64 = 2 * 60 * 60;
+/// How many key packages' private keys are kept: enough for all that are published and those claimed of late. The
+/// oldest go first. By count and not by date, so that a clock that jumps destroys nothing.
+const KEPT: usize = 1000;
+/// The current key package of last resort and those that Welcomes on their way may still use.
+const KEPT_LAST_RESORT: usize = 4;
 /// A key package of this suite has some 4.5 KB with our certificate.
 const MAX_BYTES: usize = 16 * 1024;
 
@@ -46,19 +53,70 @@ pub enum KeyPackageError {
     Make(String),
 }
 
-/// Makes a key package and keeps its private keys in the trial state.
-pub(crate) fn make(provider: &Provider<'_>, device: &Device, last_resort: bool) -> Result<Vec<u8>, KeyPackageError> {
-    let credential: CredentialWithKey = device.credential();
+/// Makes key packages and keeps their private keys; those of the oldest beyond the bound are deleted.
+pub(crate) fn make(
+    provider: &Provider<'_>,
+    device: &Device,
+    count: usize,
+    last_resort: bool,
+) -> Result<Vec<Vec<u8>>, KeyPackageError> {
+    let mut kept = kept(provider, last_resort)?;
+    let mut published = Vec::new();
+    for _ in 0..count.min(KEPT) {
+        let (bytes, reference) = make_one(provider, device, last_resort)?;
+        published.push(bytes);
+        kept.push(reference);
+    }
+    let limit = if last_resort { KEPT_LAST_RESORT } else { KEPT };
+    for oldest in kept.drain(..kept.len().saturating_sub(limit)) {
+        provider.storage().delete_key_package(&oldest).map_err(StoreError::from)?;
+    }
+    keep(provider, last_resort, &kept)?;
+    Ok(published)
+}
+
+fn make_one(
+    provider: &Provider<'_>,
+    device: &Device,
+    last_resort: bool,
+) -> Result<(Vec<u8>, KeyPackageRef), KeyPackageError> {
     let builder = KeyPackage::builder()
         .leaf_node_capabilities(Device::capabilities())
         .key_package_lifetime(Lifetime::new(KEY_PACKAGE_LIFETIME.as_secs()));
     let builder = if last_resort { builder.mark_as_last_resort() } else { builder };
-    let bundle = builder
-        .build(SUITE, provider, device.signer(), credential)
-        .map_err(|error| KeyPackageError::Make(error.to_string()))?;
-    MlsMessageOut::from(bundle.into_key_package())
+    let key_package = builder
+        .build(SUITE, provider, device.signer(), device.credential())
+        .map_err(|error| KeyPackageError::Make(error.to_string()))?
+        .into_key_package();
+    let reference =
+        key_package.hash_ref(provider.crypto()).map_err(|error| KeyPackageError::Make(error.to_string()))?;
+    let bytes = MlsMessageOut::from(key_package)
         .tls_serialize_detached()
-        .map_err(|error| KeyPackageError::Make(error.to_string()))
+        .map_err(|error| KeyPackageError::Make(error.to_string()))?;
+    Ok((bytes, reference))
+}
+
+/// Notes that OpenMLS used a key package up (it has deleted the private keys; one of last resort stays).
+pub(crate) fn used(provider: &Provider<'_>, key_package: &KeyPackage) -> Result<(), StoreError> {
+    if key_package.last_resort() {
+        return Ok(());
+    }
+    let reference = key_package.hash_ref(provider.crypto()).map_err(StoreError::new)?;
+    let mut kept = kept(provider, false)?;
+    kept.retain(|other| *other != reference);
+    keep(provider, false, &kept)
+}
+
+/// The key packages whose private keys are kept, the oldest first.
+fn kept(provider: &Provider<'_>, last_resort: bool) -> Result<Vec<KeyPackageRef>, StoreError> {
+    Ok(provider.trial.get(Record::KeyPackageRefs, &last_resort)?.unwrap_or_default())
+}
+
+fn keep(provider: &Provider<'_>, last_resort: bool, kept: &[KeyPackageRef]) -> Result<(), StoreError> {
+    match kept {
+        [] => Ok(provider.trial.delete(Record::KeyPackageRefs, &last_resort)?),
+        kept => Ok(provider.trial.put(Record::KeyPackageRefs, &last_resort, kept)?),
+    }
 }
 
 /// Verifies that these bytes are a key package of exactly this device of this account.

@@ -1,9 +1,10 @@
 //! What a password becomes: a secret that logs in, and a key that protects the identity's backup.
 //!
-//! Argon2id (RFC 9106), then HKDF-SHA-256 (RFC 5869) with purpose and account bound. The password never leaves the device
-//! and the server, which sees `auth`, cannot derive `backup` from it.
+//! Argon2id (RFC 9106), then HKDF-SHA-256 (RFC 5869) with purpose and account bound. The password never leaves the
+//! device and the server, which sees `auth`, cannot derive `backup` from it.
 //!
-//! **Invariant**: parameters from a server are used only within bounds that neither weaken the key nor exhaust the machine.
+//! **Invariant**: parameters from a server are used only within bounds that neither weaken the key nor exhaust the
+//! machine.
 
 use std::fmt;
 
@@ -119,8 +120,8 @@ pub struct PasswordKeys {
 }
 
 impl PasswordKeys {
-    /// Derives both keys for `account` (`alice@host:port`). Takes about a quarter of a second and the stated memory: call
-    /// it where blocking is allowed.
+    /// Derives both keys for `account` (`alice@host:port`). Takes about a quarter of a second and the stated memory:
+    /// call it where blocking is allowed.
     ///
     /// # Errors
     /// Parameters that are refused (checked first), a password that is empty or too long, or no memory.

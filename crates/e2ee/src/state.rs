@@ -1,7 +1,7 @@
 //! State that MLS keeps between calls: where it is read from, and the changes that a call makes to it.
 //!
-//! **Invariant**: nothing is written to the caller's store from here; a [`Trial`] becomes part of a transaction's changes
-//! as a whole or not at all.
+//! **Invariant**: nothing is written to the caller's store from here; a [`Trial`] becomes part of a transaction's
+//! changes as a whole or not at all.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -21,7 +21,8 @@ pub trait StateStore {
     fn read(&self, key: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError>;
 }
 
-/// The caller's store failed, or what it holds does not decode. Not the fault of any message: try again once it is mended.
+/// The caller's store failed, or what it holds does not decode. Not the fault of any message: try again once it is
+/// mended.
 #[derive(Debug, thiserror::Error)]
 #[error("the key store failed: {0}")]
 pub struct StoreError(#[source] Box<dyn std::error::Error + Send + Sync>);

@@ -25,6 +25,8 @@ pub(crate) enum Record {
     EncryptionKeyPair = 3,
     SignatureKeyPair = 4,
     EpochKeyPairs = 5,
+    /// Ours, not OpenMLS's: which key packages are kept.
+    KeyPackageRefs = 6,
     Tree = 10,
     GroupContext = 11,
     InterimTranscriptHash = 12,
@@ -40,7 +42,7 @@ pub(crate) enum Record {
     MessageSecrets = 28,
 }
 
-type Outcome<T> = Result<T, StorageFailed>;
+pub(crate) type Outcome<T> = Result<T, StorageFailed>;
 
 impl Record {
     fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Zeroizing<Vec<u8>>, StoreError> {
@@ -68,17 +70,26 @@ impl Trial<'_> {
         Ok([&[record as u8], encoded.as_slice()].concat())
     }
 
-    fn put<K: Serialize + ?Sized, T: Serialize + ?Sized>(&self, record: Record, key: &K, value: &T) -> Outcome<()> {
+    pub(crate) fn put<K: Serialize + ?Sized, T: Serialize + ?Sized>(
+        &self,
+        record: Record,
+        key: &K,
+        value: &T,
+    ) -> Outcome<()> {
         let value = record.encode(value).map_err(|failure| self.note(failure))?;
         self.write(self.key(record, key)?, Some(value));
         Ok(())
     }
 
-    fn get<K: Serialize + ?Sized, T: DeserializeOwned>(&self, record: Record, key: &K) -> Outcome<Option<T>> {
+    pub(crate) fn get<K: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        record: Record,
+        key: &K,
+    ) -> Outcome<Option<T>> {
         self.read(&self.key(record, key)?, |bytes| record.decode(bytes))
     }
 
-    fn delete<K: Serialize + ?Sized>(&self, record: Record, key: &K) -> Outcome<()> {
+    pub(crate) fn delete<K: Serialize + ?Sized>(&self, record: Record, key: &K) -> Outcome<()> {
         self.write(self.key(record, key)?, None);
         Ok(())
     }
@@ -107,8 +118,8 @@ impl Trial<'_> {
     }
 }
 
-/// The three methods of a record that is written, read and deleted as a whole. Some getters of the trait name the value's
-/// type before the key's: those rows say `value_first`.
+/// The three methods of a record that is written, read and deleted as a whole. Some getters of the trait name the
+/// value's type before the key's: those rows say `value_first`.
 macro_rules! record {
     ($record:ident: $write:ident $read:ident $delete:ident ($key:ident, $value:ident)) => {
         fn $write<K: traits::$key<V>, T: traits::$value<V>>(&self, key: &K, value: &T) -> Outcome<()> {

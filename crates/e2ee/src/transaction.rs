@@ -14,8 +14,9 @@ use crate::{
     state::{Layer, Trial},
 };
 
-/// Calls on top of the caller's store. Later calls see the changes of earlier ones; the store sees none until the caller
-/// applies [`Transaction::into_changes`]. One per inbound entry, or per outbound message. It blocks for milliseconds.
+/// Calls on top of the caller's store. Later calls see the changes of earlier ones; the store sees none until the
+/// caller applies [`Transaction::into_changes`]. One per inbound entry, or per outbound message. It blocks for
+/// milliseconds.
 pub struct Transaction<'a> {
     store: &'a dyn StateStore,
     changes: Layer,
@@ -35,12 +36,13 @@ impl<'a> Transaction<'a> {
         self.changes.into_iter().collect()
     }
 
-    /// Makes `count` key packages, each good for one conversation, to publish.
+    /// Makes `count` key packages (at most 1000), each good for one conversation, to publish. The private keys of 1000
+    /// that were not used are kept, the oldest go.
     ///
     /// # Errors
     /// The store failed, or the device key does.
     pub fn key_packages(&mut self, device: &Device, count: usize) -> Result<Vec<Vec<u8>>, KeyPackageError> {
-        self.attempt(|provider| (0..count).map(|_| key_package::make(provider, device, false)).collect())
+        self.attempt(|provider| key_package::make(provider, device, count, false))
     }
 
     /// Makes the key package that serves when the others are used up. Rotate it: it is used more than once.
@@ -48,13 +50,15 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// The store failed, or the device key does.
     pub fn last_resort_key_package(&mut self, device: &Device) -> Result<Vec<u8>, KeyPackageError> {
-        self.attempt(|provider| key_package::make(provider, device, true))
+        let made = self.attempt(|provider| key_package::make(provider, device, 1, true))?;
+        made.into_iter().next().ok_or_else(|| KeyPackageError::Make("none was made".into()))
     }
 
     /// Makes a direct conversation with all of the peer's devices, with a fresh friend key in its key schedule.
     ///
     /// # Errors
-    /// A key package that is not certified by the peer's identity for exactly that device, or a conversation that exists.
+    /// A key package that is not certified by the peer's identity for exactly that device, or a conversation that
+    /// exists.
     pub fn create_direct(
         &mut self,
         identity: &Identity,
@@ -65,12 +69,12 @@ impl<'a> Transaction<'a> {
         self.attempt(|provider| direct::create(provider, identity, device, conversation, peer))
     }
 
-    /// Joins a direct conversation that `creator` (full name, identity known for it) made. After an error the key package
-    /// is still there.
+    /// Joins a direct conversation that `creator` (full name, identity known for it) made. After an error the key
+    /// package is still there.
     ///
     /// # Errors
-    /// A friend key that the creator did not sign for us and this conversation, a Welcome that was not made with it or is
-    /// of another kind, a member that neither of the two identities certified.
+    /// A friend key that the creator did not sign for us and this conversation, a Welcome that was not made with it or
+    /// is of another kind, a member that neither of the two identities certified.
     pub fn join_direct(
         &mut self,
         identity: &Identity,
@@ -154,8 +158,8 @@ impl<'a> Transaction<'a> {
         Provider { crypto: &self.crypto, trial: Trial::new(self.store, &self.changes) }
     }
 
-    /// Runs a call on a trial state; keeps the state if it succeeds. A failure of the store comes first, whatever OpenMLS
-    /// made of it.
+    /// Runs a call on a trial state; keeps the state if it succeeds. A failure of the store comes first, whatever
+    /// OpenMLS made of it.
     fn attempt<T, E: From<StoreError>>(&mut self, call: impl FnOnce(&Provider<'_>) -> Result<T, E>) -> Result<T, E> {
         let provider = self.provider();
         let result = call(&provider);

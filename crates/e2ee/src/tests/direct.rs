@@ -255,7 +255,8 @@ fn a_failed_join_leaves_the_key_package_and_a_good_one_uses_it_up() {
     }
     assert_eq!(bob.store.rows, before);
     bob.join(CONVERSATION, ALICE, welcome, &created.friend_key).unwrap();
-    assert!(!bob.store.rows.keys().any(|key| key[0] == Record::KeyPackage as u8));
+    let of_key_packages = [Record::KeyPackage as u8, Record::KeyPackageRefs as u8];
+    assert!(!bob.store.rows.keys().any(|key| of_key_packages.contains(&key[0])));
     bob.run(|transaction, _| transaction.forget(CONVERSATION)).unwrap();
     let again = bob.join(CONVERSATION, ALICE, welcome, &created.friend_key);
     assert!(matches!(again, Err(JoinError::NoKeyPackage)), "{again:?}");
@@ -267,4 +268,24 @@ fn the_friend_key_is_not_kept() {
     for person in [alice, bob] {
         assert!(!person.store.rows.keys().any(|key| key[0] == Record::Psk as u8));
     }
+}
+
+#[test]
+fn the_private_keys_of_unused_key_packages_are_bounded_and_the_oldest_go() {
+    let mut bob = Person::new(BOB);
+    let kept = |bob: &Person| bob.store.rows.keys().filter(|key| key[0] == Record::KeyPackage as u8).count();
+    let make =
+        |bob: &mut Person| bob.run(|transaction, device| transaction.last_resort_key_package(device)).unwrap();
+    let packages: Vec<_> = (0..6).map(|_| make(&mut bob)).collect();
+    assert_eq!(kept(&bob), 4);
+    let mut join = |number: u128, package: &[u8]| {
+        let mut alice = Person::new(ALICE);
+        let peer = PeerPackages { account: BOB, identity: bob.identity.public(), packages: &[(id(1), package)] };
+        let own = alice.identity;
+        let created =
+            alice.run(|transaction, device| transaction.create_direct(own, device, id(number), &peer)).unwrap();
+        bob.join(id(number), ALICE, &created.welcomes[0].1, &created.friend_key)
+    };
+    assert!(matches!(join(0xC1, &packages[1]), Err(JoinError::NoKeyPackage)));
+    join(0xC2, &packages[2]).unwrap();
 }
