@@ -99,7 +99,7 @@ pub enum JoinError {
     /// Not a Welcome.
     #[error("the welcome is malformed")]
     Malformed,
-    /// This device has the conversation.
+    /// This device has the conversation: the Welcome came again, or the creator made two.
     #[error("this device already has this conversation")]
     AlreadyJoined,
     /// The Welcome is for a key package that this device does not have (any more).
@@ -218,6 +218,9 @@ pub(crate) fn join(
     let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome) else {
         return Err(JoinError::Malformed);
     };
+    if provider.load(conversation).map_err(StoreError::from)?.is_some() {
+        return Err(JoinError::AlreadyJoined);
+    }
     let friend_key = FriendKey::accept(identity, creator.1, conversation, friend_key)?;
     let staged = stage(provider, welcome, &friend_key)?;
     verify_kind(&staged, conversation)?;

@@ -255,6 +255,8 @@ fn a_failed_join_leaves_the_key_package_and_a_good_one_uses_it_up() {
     }
     assert_eq!(bob.store.rows, before);
     bob.join(CONVERSATION, ALICE, welcome, &created.friend_key).unwrap();
+    let redelivered = bob.join(CONVERSATION, ALICE, welcome, &created.friend_key);
+    assert!(matches!(redelivered, Err(JoinError::AlreadyJoined)), "{redelivered:?}");
     let of_key_packages = [Record::KeyPackage as u8, Record::KeyPackageRefs as u8];
     assert!(!bob.store.rows.keys().any(|key| of_key_packages.contains(&key[0])));
     bob.run(|transaction, _| transaction.forget(CONVERSATION)).unwrap();
