@@ -276,8 +276,7 @@ fn the_friend_key_is_not_kept() {
 fn the_private_keys_of_unused_key_packages_are_bounded_and_the_oldest_go() {
     let mut bob = Person::new(BOB);
     let kept = |bob: &Person| bob.store.rows.keys().filter(|key| key[0] == Record::KeyPackage as u8).count();
-    let make =
-        |bob: &mut Person| bob.run(|transaction, device| transaction.last_resort_key_package(device)).unwrap();
+    let make = |bob: &mut Person| bob.run(|transaction, device| transaction.last_resort_key_package(device)).unwrap();
     let packages: Vec<_> = (0..6).map(|_| make(&mut bob)).collect();
     assert_eq!(kept(&bob), 4);
     let mut join = |number: u128, package: &[u8]| {
