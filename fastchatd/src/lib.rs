@@ -3,3 +3,4 @@
 //! **Invariant**: the engine's thread alone touches the store; everything else talks to it through [`api::Api`].
 
 pub mod api;
+pub mod rpc;
