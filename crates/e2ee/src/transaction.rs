@@ -4,7 +4,6 @@
 
 use openmls::prelude::MlsGroup;
 use openmls_rust_crypto::RustCrypto;
-use openmls_traits::storage::StorageProvider as _;
 use uuid::Uuid;
 
 use crate::{
@@ -140,10 +139,7 @@ impl<'a> Transaction<'a> {
     pub fn forget(&mut self, conversation: Uuid) -> Result<(), StoreError> {
         self.attempt(|provider| {
             let Some(mut group) = provider.load(conversation)? else { return Ok(()) };
-            let (epoch, leaf) = (group.epoch(), group.own_leaf_index().u32());
-            group.delete(&provider.trial)?;
-            provider.trial.delete_encryption_epoch_key_pairs(group.group_id(), &epoch, leaf)?;
-            Ok(())
+            Ok(group.delete(&provider.trial)?)
         })
     }
 

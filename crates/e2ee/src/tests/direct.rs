@@ -2,7 +2,7 @@
 //!
 //! **Invariant**: see [`super`].
 
-use openmls::prelude::{KeyPackage, MlsGroup, tls_codec::Serialize as _};
+use openmls::prelude::{KeyPackage, Lifetime, MlsGroup, MlsMessageOut, tls_codec::Serialize as _};
 use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
 
@@ -133,6 +133,27 @@ fn a_key_package_of_another_account_or_device_is_refused() {
     let package = bob.key_package();
     let other_account = refusal(create(&mut alice, BOB, &[(id(1), &package)]));
     assert!(matches!(other_account, KeyPackageError::Certificate(CertificateError::OtherDevice)));
+}
+
+/// A key package of the device with a lifetime of its own choice.
+fn package_with_lifetime(device: &Device, lifetime: Lifetime) -> Vec<u8> {
+    let (store, layer, crypto) = (Map::default(), Layer::new(), RustCrypto::default());
+    let provider = Provider { crypto: &crypto, trial: Trial::new(&store, &layer) };
+    let builder = KeyPackage::builder().leaf_node_capabilities(Device::capabilities()).key_package_lifetime(lifetime);
+    let bundle = builder.build(SUITE, &provider, device.signer(), device.credential()).unwrap();
+    MlsMessageOut::from(bundle.into_key_package()).tls_serialize_detached().unwrap()
+}
+
+#[test]
+fn a_key_package_that_is_expired_or_wants_to_live_too_long_is_refused() {
+    let (mut alice, bob) = (Person::new(ALICE), Person::new(BOB));
+    let day = 24 * 60 * 60;
+    let long = package_with_lifetime(&bob.device, Lifetime::new(91 * day));
+    assert!(matches!(refusal(create(&mut alice, BOB, &[(id(1), &long)])), KeyPackageError::Lifetime));
+    let expired = package_with_lifetime(&bob.device, Lifetime::init(1_700_000_000, 1_700_000_000 + day));
+    assert!(matches!(refusal(create(&mut alice, BOB, &[(id(1), &expired)])), KeyPackageError::Invalid(_)));
+    let good = package_with_lifetime(&bob.device, Lifetime::new(90 * day));
+    create(&mut alice, BOB, &[(id(1), &good)]).unwrap();
 }
 
 #[test]

@@ -65,6 +65,17 @@ fn weak_huge_and_malformed_identity_keys_are_refused() {
 }
 
 #[test]
+fn an_identity_key_in_another_encoding_is_refused_because_it_would_have_another_fingerprint() {
+    let der = identity_of(ALICE).public().to_der();
+    // SEQUENCE { SEQUENCE { OID rsaEncryption, NULL }, BIT STRING }: leave out the NULL.
+    let (outer, algorithm, key) = (&der[..4], &der[4..19], &der[19..]);
+    assert_eq!((outer[1], &algorithm[..2], &algorithm[13..]), (0x82, [0x30, 13].as_slice(), [5, 0].as_slice()));
+    let length = u16::try_from(der.len() - 4 - 2).unwrap().to_be_bytes();
+    let without = [&[0x30, 0x82], length.as_slice(), &[0x30, 11], &algorithm[2..13], key].concat();
+    assert!(IdentityKey::from_der(&without).is_err());
+}
+
+#[test]
 fn a_known_safety_number_is_the_same_on_both_sides() {
     let (alice, bob) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
     let known = "90726 66040 48959 95345 04404 86307 97685 11076 81538 15854 10628 16005";
