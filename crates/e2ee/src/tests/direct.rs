@@ -2,7 +2,13 @@
 //!
 //! **Invariant**: see [`super`].
 
-use openmls::prelude::{KeyPackage, Lifetime, MlsGroup, MlsMessageOut, tls_codec::Serialize as _};
+use openmls::{
+    prelude::{
+        CredentialType, Extension, Extensions, GroupContext, KeyPackage, Lifetime, MlsGroup, MlsMessageOut,
+        PreSharedKeyProposal, Proposal, RequiredCapabilitiesExtension, tls_codec::Serialize as _,
+    },
+    schedule::PreSharedKeyId,
+};
 use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
 
@@ -36,17 +42,27 @@ fn hostile_welcome(
     group: Uuid,
     friend_key: Option<&FriendKey>,
 ) -> Vec<u8> {
+    hostile_welcome_with(Extensions::default(), creator, packages, group, friend_key)
+}
+
+fn hostile_welcome_with(
+    extensions: Extensions<GroupContext>,
+    creator: &Device,
+    packages: Vec<KeyPackage>,
+    group: Uuid,
+    friend_key: Option<&FriendKey>,
+) -> Vec<u8> {
     let (store, layer, crypto) = (Map::default(), Layer::new(), RustCrypto::default());
     let provider = Provider { crypto: &crypto, trial: Trial::new(&store, &layer) };
     let builder = MlsGroup::builder()
         .with_group_id(mls::group_id(group))
         .ciphersuite(SUITE)
         .with_capabilities(Device::capabilities())
+        .with_group_context_extensions(extensions)
         .use_ratchet_tree_extension(true);
     let mut group = builder.build(&provider, creator.signer(), creator.credential()).unwrap();
     let mut commit = group.commit_builder().propose_adds(packages);
     if let Some(key) = friend_key {
-        use openmls::{prelude::*, schedule::PreSharedKeyId};
         let psk = PreSharedKeyId::new(SUITE, &crypto, key.psk()).unwrap();
         psk.store(&provider, &key.secret).unwrap();
         commit = commit.add_proposal(Proposal::PreSharedKey(Box::new(PreSharedKeyProposal::new(psk))));
@@ -230,6 +246,37 @@ fn a_welcome_to_another_conversation_is_refused() {
     let welcome = hostile_welcome(&alice.device, vec![package_of(&mut bob)], id(0xC1), Some(&key));
     let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
     assert!(matches!(refused, Err(JoinError::OtherConversation)), "{refused:?}");
+}
+
+#[test]
+fn a_conversation_with_rules_of_its_own_is_refused() {
+    let (alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let (key, wrapped) = key_for_bob();
+    let rules = RequiredCapabilitiesExtension::new(&[], &[], &[CredentialType::Basic]);
+    let rules = Extensions::single(Extension::RequiredCapabilities(rules)).unwrap();
+    let packages = vec![package_of(&mut bob)];
+    let welcome = hostile_welcome_with(rules, &alice.device, packages, CONVERSATION, Some(&key));
+    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
+    assert!(matches!(refused, Err(JoinError::OtherConversation)), "{refused:?}");
+}
+
+#[test]
+fn two_leaves_of_one_device_are_refused() {
+    let (alice, mut bob, mut again) = (Person::new(ALICE), Person::new(BOB), Person::new(BOB));
+    let (key, wrapped) = key_for_bob();
+    let packages = vec![package_of(&mut bob), package_of(&mut again)];
+    let welcome = hostile_welcome(&alice.device, packages, CONVERSATION, Some(&key));
+    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
+    assert!(matches!(refused, Err(JoinError::Member(CertificateError::OtherDevice))), "{refused:?}");
+}
+
+#[test]
+fn a_welcome_for_an_earlier_key_of_this_device_is_refused() {
+    let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
+    let created = alice.create(CONVERSATION, &mut bob);
+    bob.device = Person::new(BOB).device;
+    let refused = bob.join(CONVERSATION, ALICE, &created.welcomes[0].1, &created.friend_key);
+    assert!(matches!(refused, Err(JoinError::Member(CertificateError::OtherKey))), "{refused:?}");
 }
 
 #[test]
