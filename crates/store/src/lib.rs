@@ -14,9 +14,9 @@ mod traits;
 
 pub use error::{OpenError, StoreError};
 pub use records::{
-    AccountRecord, Append, Appended, Claimed, CreateAccount, CreateDirect, CursorMove, DeviceSession, DeviceState, Entry,
-    Invite, InviteHash, Joining, Kdf, Kind, Membership, NewAccount, NewDevice, NewDirect, NewEntry, NewInvite, NewWelcome,
-    OtherDevice, Page, PageBounds, ReplaceDevice, RemovedDevice, Replacement, TokenHash,
+    AccountRecord, Append, Appended, Claimed, CreateAccount, CreateDirect, CursorMove, DeviceSession, DeviceState,
+    Entry, Invite, InviteHash, Joining, Kdf, Kind, Membership, NewAccount, NewDevice, NewDirect, NewEntry, NewInvite,
+    NewWelcome, OtherDevice, Page, PageBounds, RemovedDevice, ReplaceDevice, Replacement, TokenHash,
 };
 pub use sqlite::SqliteStore;
 pub use traits::{Accounts, Blocks, Conversations, Cursors, Devices, Invites, KeyPackages, Log, Outcome, Store};

@@ -61,13 +61,8 @@ impl SqliteStore {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io(directory))?;
         }
         let path = directory.join(LOCK);
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io(&path))?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(io(&path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(directory.to_owned())),

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use fastchat_wire::{AccountName, ConversationId, DeviceId};
 
 use crate::{
-    AccountRecord, Append, Appended, Claimed, CreateAccount, CreateDirect, CursorMove, DeviceSession, DeviceState, Invite,
-    InviteHash, NewAccount, NewDevice, NewDirect, NewInvite, Page, PageBounds, RemovedDevice, ReplaceDevice, Replacement,
-    StoreError, TokenHash,
+    AccountRecord, Append, Appended, Claimed, CreateAccount, CreateDirect, CursorMove, DeviceSession, DeviceState,
+    Invite, InviteHash, NewAccount, NewDevice, NewDirect, NewInvite, Page, PageBounds, RemovedDevice, ReplaceDevice,
+    Replacement, StoreError, TokenHash,
 };
 
 /// The outcome of a call, to be awaited.

@@ -99,12 +99,7 @@ fn find(connection: &Connection, conversation: ConversationId, entry: &NewEntry)
 }
 
 /// Why the entries that are not there yet cannot be appended.
-fn refusal(
-    connection: &Connection,
-    append: &Append,
-    target: &Target,
-    fresh: &[&NewEntry],
-) -> Result<Option<Appended>> {
+fn refusal(connection: &Connection, append: &Append, target: &Target, fresh: &[&NewEntry]) -> Result<Option<Appended>> {
     if fresh.is_empty() {
         return Ok(None);
     }

@@ -126,8 +126,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Op
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
     let database = |cause| OpenError::Database { path: path.to_owned(), cause };
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(database)?;
-    let found: u32 =
-        transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
+    let found: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
     if found > known {
         return Err(OpenError::Newer { path: path.to_owned(), found, known });
     }

@@ -1,0 +1,663 @@
+//! The delivery core: which session gets which entry, when. A plain state machine without clock, socket or store.
+//!
+//! The shell ([`crate::hub`]) feeds it [`Event`]s and carries out its [`Action`]s. A commit's completion is an event too.
+//!
+//! **Invariant**: an entry is sent, and a Submit accepted, only after the store has reported its commit; each session sees
+//! each conversation's entries once, in order, without gaps.
+
+mod cursors;
+pub mod frames;
+mod presence;
+mod session;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastchat_store::{
+    Append, Appended, CursorMove, DeviceState, Entry, Joining, Membership, Page, PageBounds, RemovedDevice, StoreError,
+};
+use fastchat_wire::{
+    AccountName, Code, ConversationId, DeviceId,
+    v1::{self, server_frame::Body},
+};
+
+use self::{
+    cursors::CursorMoves,
+    presence::Presence,
+    session::{Session, Stage, Subscription},
+};
+
+/// A connection with a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// The core's bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Entries sent ahead of the Ack, per conversation.
+    pub window_entries: usize,
+    /// Bytes sent ahead of the Ack, per conversation.
+    pub window_bytes: usize,
+    /// Bytes sent ahead of the Ack, over all conversations of a session.
+    pub session_bytes: usize,
+    /// Bytes in one Deliver.
+    pub page_bytes: usize,
+    /// Appends of one session whose commit is awaited.
+    pub appends: usize,
+    /// Joinings sent ahead of their Ack.
+    pub joinings: usize,
+    /// The longest that a cursor waits to be written.
+    pub cursor_wait_ms: u64,
+    /// Makes the pauses that a drain asks for differ from run to run.
+    pub seed: u64,
+}
+
+/// What happens to the core.
+#[derive(Debug)]
+pub enum Event {
+    /// A device has a session.
+    Opened {
+        /// Its connection.
+        session: SessionId,
+        /// Whose.
+        account: AccountName,
+        /// Which.
+        device: DeviceId,
+    },
+    /// The answer to [`Action::ReadState`]; `Ok(None)`: the device is gone.
+    StateRead {
+        /// For which session.
+        session: SessionId,
+        /// Its conversations.
+        state: Result<Option<DeviceState>, StoreError>,
+    },
+    /// The device wants entries appended.
+    Submit {
+        /// Who.
+        session: SessionId,
+        /// To be answered under.
+        request: u64,
+        /// What.
+        append: Append,
+    },
+    /// The answer to [`Action::Append`]: the commit is done, or failed.
+    Appended {
+        /// Who asked.
+        session: SessionId,
+        /// To be answered under.
+        request: u64,
+        /// Where.
+        conversation: ConversationId,
+        /// How it ended.
+        outcome: Result<Appended, StoreError>,
+    },
+    /// The answer to [`Action::ReadPage`].
+    PageRead {
+        /// For which session.
+        session: SessionId,
+        /// Of which log.
+        conversation: ConversationId,
+        /// What.
+        page: Result<Page, StoreError>,
+    },
+    /// The device has everything up to `seq`.
+    Ack {
+        /// Who.
+        session: SessionId,
+        /// Where.
+        conversation: ConversationId,
+        /// How far.
+        seq: u64,
+    },
+    /// The account shares its presence with these.
+    SharePresence {
+        /// Who.
+        session: SessionId,
+        /// With whom.
+        accounts: BTreeSet<AccountName>,
+    },
+    /// A conversation was made.
+    Created {
+        /// By which device.
+        device: DeviceId,
+        /// Its place in it.
+        membership: Membership,
+        /// Those who join.
+        joinings: Vec<(DeviceId, Joining)>,
+        /// The conversation that it replaces.
+        closed: Option<ConversationId>,
+    },
+    /// Devices are gone.
+    Removed(Vec<RemovedDevice>),
+    /// The answer to [`Action::SaveCursors`].
+    CursorsSaved {
+        /// Whether it worked.
+        saved: bool,
+    },
+    /// The connection is gone.
+    Closed(SessionId),
+    /// The server is about to stop.
+    Drain,
+    /// Time has passed (see [`Core::due_ms`]).
+    Timer,
+}
+
+/// What the shell does for the core, in this order.
+#[derive(Debug)]
+pub enum Action {
+    /// Send a frame.
+    Send(SessionId, Box<v1::ServerFrame>),
+    /// Send a last frame and end the connection.
+    Close(SessionId, Box<v1::ServerFrame>),
+    /// Read what a session begins with.
+    ReadState {
+        /// For which session.
+        session: SessionId,
+        /// Of which device.
+        device: DeviceId,
+        /// At most so many joinings.
+        joinings: u32,
+    },
+    /// Append to a log.
+    Append {
+        /// Who asked.
+        session: SessionId,
+        /// To be answered under.
+        request: u64,
+        /// What.
+        append: Append,
+    },
+    /// Read from a log.
+    ReadPage {
+        /// For which session.
+        session: SessionId,
+        /// Which log.
+        conversation: ConversationId,
+        /// For which device.
+        device: DeviceId,
+        /// After which seq.
+        after: u64,
+        /// How much.
+        bounds: PageBounds,
+    },
+    /// Write cursors.
+    SaveCursors(Vec<CursorMove>),
+}
+
+/// The state of all sessions. See the module.
+#[derive(Debug)]
+pub struct Core {
+    settings: Settings,
+    sessions: BTreeMap<SessionId, Session>,
+    by_device: BTreeMap<DeviceId, SessionId>,
+    /// The sessions that follow a conversation.
+    followers: BTreeMap<ConversationId, BTreeSet<SessionId>>,
+    presence: Presence,
+    cursors: CursorMoves,
+    /// Sessions that want the joinings which did not fit, once the store knows which are settled.
+    want_joinings: BTreeSet<SessionId>,
+    /// Commits and new conversations so far: a session that saw none while it loaded need not look again.
+    changes: u64,
+    draining: bool,
+    now_ms: u64,
+    actions: Vec<Action>,
+}
+
+impl Core {
+    /// A core without sessions.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            sessions: BTreeMap::new(),
+            by_device: BTreeMap::new(),
+            followers: BTreeMap::new(),
+            presence: Presence::default(),
+            cursors: CursorMoves::default(),
+            want_joinings: BTreeSet::new(),
+            changes: 0,
+            draining: false,
+            now_ms: 0,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes an event (`now_ms`: Unix time) and answers what to do.
+    pub fn step(&mut self, now_ms: u64, event: Event) -> Vec<Action> {
+        self.now_ms = now_ms;
+        match event {
+            Event::Opened { session, account, device } => self.opened(session, account, device),
+            Event::StateRead { session, state } => self.state_read(session, state),
+            Event::Submit { session, request, append } => self.submit(session, request, append),
+            Event::Appended { session, request, conversation, outcome } => {
+                self.appended(session, request, conversation, outcome);
+            }
+            Event::PageRead { session, conversation, page } => self.page_read(session, conversation, page),
+            Event::Ack { session, conversation, seq } => self.acknowledged(session, conversation, seq),
+            Event::SharePresence { session, accounts } => self.share_presence(session, accounts),
+            Event::Created { device, membership, joinings, closed } => {
+                self.created(device, &membership, &joinings, closed);
+            }
+            Event::Removed(devices) => devices.into_iter().for_each(|device| self.removed(&device)),
+            Event::CursorsSaved { saved } => self.cursors_saved(saved),
+            Event::Closed(session) => self.forget(session),
+            Event::Drain => self.drain(),
+            Event::Timer => {}
+        }
+        if self.due_ms().is_some_and(|due| due <= now_ms) {
+            self.save_cursors();
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Event::Timer`] is due, Unix milliseconds.
+    #[must_use]
+    pub fn due_ms(&self) -> Option<u64> {
+        self.cursors.due_ms(self.settings.cursor_wait_ms)
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The cursors that are not in the store, for the last write before the end.
+    pub fn take_cursors(&mut self) -> Vec<CursorMove> {
+        self.cursors.written(self.now_ms, false);
+        self.cursors.take()
+    }
+
+    fn send(&mut self, session: SessionId, frame: v1::ServerFrame) {
+        self.actions.push(Action::Send(session, Box::new(frame)));
+    }
+
+    fn save_cursors(&mut self) {
+        let moves = self.cursors.take();
+        if !moves.is_empty() {
+            self.actions.push(Action::SaveCursors(moves));
+        }
+    }
+
+    // ------------------------------------------------------------ sessions
+
+    fn opened(&mut self, session: SessionId, account: AccountName, device: DeviceId) {
+        if let Some(older) = self.by_device.insert(device, session) {
+            let reason = "this device has connected anew".to_owned();
+            let goaway = frames::unasked(Body::Goaway(v1::Goaway { reason, retry_after_ms: 0 }));
+            self.close(older, goaway);
+        }
+        self.presence.began(self.now_ms, &account, session);
+        self.sessions.insert(session, Session::new(account, device, self.changes));
+        if self.draining {
+            self.send_away(session);
+        } else {
+            self.read_state(session);
+        }
+    }
+
+    fn read_state(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        let joinings = u32::try_from(self.settings.joinings).unwrap_or(u32::MAX);
+        self.actions.push(Action::ReadState { session, device: state.device, joinings });
+    }
+
+    fn state_read(&mut self, id: SessionId, state: Result<Option<DeviceState>, StoreError>) {
+        let state = match state {
+            Ok(Some(state)) => state,
+            Ok(None) => return self.close_unauthenticated(id),
+            Err(error) => return self.close_failed(id, &error),
+        };
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let stage = std::mem::replace(&mut session.stage, Stage::Ready);
+        session.more_joinings = state.more_joinings;
+        for membership in &state.memberships {
+            self.follow(id, membership, None);
+        }
+        for joining in &state.joinings {
+            self.join(id, joining);
+        }
+        // What changed between the store's answer and now may be missing from it: look once more.
+        if stage != Stage::Ready && stage != (Stage::Loading { changes: self.changes }) {
+            self.read_state(id);
+        }
+        self.catch_up(id);
+    }
+
+    /// Has the session follow a conversation, or learn of its head if it does already.
+    fn follow(&mut self, id: SessionId, membership: &Membership, joining: Option<u64>) {
+        let conversation = membership.conversation;
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if !session.subscriptions.contains_key(&conversation) {
+            let cursor = membership.cursor.max(self.cursors.known(session.device, conversation));
+            let mut subscription = Subscription::new(cursor, membership.head);
+            subscription.joining = joining;
+            session.joinings += usize::from(joining.is_some());
+            session.subscriptions.insert(conversation, subscription);
+            self.followers.entry(conversation).or_default().insert(id);
+            self.tell_delivered(id, membership);
+        }
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.advance_head(conversation, membership.head);
+        if membership.closed {
+            self.tell_closed(id, conversation, membership.closed_by);
+        }
+    }
+
+    fn tell_delivered(&mut self, id: SessionId, membership: &Membership) {
+        for other in &membership.others {
+            let seq = other.cursor.max(self.cursors.known(other.device, membership.conversation));
+            if seq > 0 {
+                self.send(id, frames::delivered(membership.conversation, &other.account, seq));
+            }
+        }
+    }
+
+    fn tell_closed(&mut self, id: SessionId, conversation: ConversationId, by: Option<ConversationId>) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(subscription) = session.subscriptions.get_mut(&conversation) else { return };
+        // First "closed", then perhaps "closed by": each is told once.
+        if !subscription.closed || by.is_some() {
+            subscription.closed = true;
+            self.send(id, frames::closed(conversation, by));
+        }
+    }
+
+    fn join(&mut self, id: SessionId, joining: &Joining) {
+        let conversation = joining.membership.conversation;
+        let Some(session) = self.sessions.get(&id) else { return };
+        let device = session.device;
+        if session.subscriptions.contains_key(&conversation) {
+            return self.follow(id, &joining.membership, None);
+        }
+        if self.cursors.joined(device, conversation) {
+            return self.follow(id, &joining.membership, None);
+        }
+        self.send(id, frames::joining(joining, device));
+        self.follow(id, &joining.membership, Some(joining.start_seq));
+    }
+
+    fn close(&mut self, id: SessionId, last: v1::ServerFrame) {
+        if self.sessions.contains_key(&id) {
+            self.actions.push(Action::Close(id, Box::new(last)));
+            self.forget(id);
+        }
+    }
+
+    fn close_unauthenticated(&mut self, id: SessionId) {
+        let failure = v1::Failure::new(Code::Unauthenticated, "this device is no longer logged in: log in again");
+        self.close(id, frames::unasked(Body::Failure(failure)));
+    }
+
+    fn close_failed(&mut self, id: SessionId, error: &StoreError) {
+        if let Some(failure) = frames::store_failure(error) {
+            self.close(id, frames::unasked(Body::Failure(failure)));
+        }
+    }
+
+    fn forget(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        if self.by_device.get(&session.device) == Some(&id) {
+            self.by_device.remove(&session.device);
+        }
+        for conversation in session.subscriptions.keys() {
+            if let Some(followers) = self.followers.get_mut(conversation) {
+                followers.remove(&id);
+                if followers.is_empty() {
+                    self.followers.remove(conversation);
+                }
+            }
+        }
+        let told = self.presence.ended(self.now_ms, &session.account, id);
+        self.tell(told);
+    }
+
+    fn removed(&mut self, removed: &RemovedDevice) {
+        self.cursors.forget(removed.device);
+        if let Some(&session) = self.by_device.get(&removed.device) {
+            self.close_unauthenticated(session);
+        }
+        for conversation in &removed.left {
+            for session in self.followers_of(*conversation) {
+                self.tell_closed(session, *conversation, None);
+            }
+        }
+    }
+
+    fn followers_of(&self, conversation: ConversationId) -> Vec<SessionId> {
+        self.followers.get(&conversation).into_iter().flatten().copied().collect()
+    }
+
+    // ------------------------------------------------------------ appending and delivering
+
+    fn submit(&mut self, id: SessionId, request: u64, append: Append) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let refusal = if self.draining {
+            let text = "the server is about to stop: connect again and send it there";
+            Some(frames::failure_after(Code::ShuttingDown, text, std::time::Duration::from_secs(1)))
+        } else if session.appends >= self.settings.appends {
+            frames::store_failure(&StoreError::Overloaded)
+        } else {
+            None
+        };
+        if let Some(failure) = refusal {
+            return self.send(id, frames::answer(request, Body::Failure(failure)));
+        }
+        session.appends += 1;
+        self.actions.push(Action::Append { session: id, request, append });
+        // Cursors that wait go into the same commit: no fsync of their own.
+        self.save_cursors();
+    }
+
+    fn appended(
+        &mut self,
+        id: SessionId,
+        request: u64,
+        conversation: ConversationId,
+        outcome: Result<Appended, StoreError>,
+    ) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.appends = session.appends.saturating_sub(1);
+            let body = match &outcome {
+                Ok(outcome) => Some(frames::appended(conversation, outcome)),
+                Err(error) => frames::store_failure(error).map(Body::Failure),
+            };
+            if let Some(body) = body {
+                self.send(id, frames::answer(request, body));
+            }
+        }
+        if let Ok(Appended::Accepted { new, .. }) = outcome
+            && !new.is_empty()
+        {
+            self.changes += 1;
+            for follower in self.followers_of(conversation) {
+                self.push(follower, conversation, &new);
+            }
+        }
+        if self.draining {
+            self.close_when_idle(id);
+        }
+    }
+
+    /// The fast path: committed entries go from memory to a session that is exactly before them.
+    fn push(&mut self, id: SessionId, conversation: ConversationId, entries: &[Entry]) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let device = session.device;
+        let mut taken = 0;
+        for entry in entries {
+            let weight = frames::weight(entry, device);
+            if !session.takes(conversation, entry.seq, weight, &self.settings) {
+                break;
+            }
+            session.sent(conversation, entry.seq, weight);
+            taken += 1;
+        }
+        if let Some(head) = entries.last() {
+            session.advance_head(conversation, head.seq);
+        }
+        if let Some(entries) = entries.get(..taken)
+            && !entries.is_empty()
+        {
+            self.send(id, frames::deliver(conversation, entries, 0, device));
+        }
+        self.catch_up(id);
+    }
+
+    /// The slow path: what was missed is read from the store, when the windows have room.
+    fn catch_up(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Some((conversation, after, bounds)) = session.next_page(&self.settings) {
+            let device = session.device;
+            self.actions.push(Action::ReadPage { session: id, conversation, device, after, bounds });
+        }
+    }
+
+    fn page_read(&mut self, id: SessionId, conversation: ConversationId, page: Result<Page, StoreError>) {
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => return self.close_failed(id, &error),
+        };
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let device = session.device;
+        session.page_done(conversation, page.entries.is_empty() && page.expired_through == 0);
+        session.advance_head(conversation, page.head);
+        let sent = session.subscriptions.get(&conversation).map_or(0, |subscription| subscription.sent);
+        // The device may have acknowledged ahead of us meanwhile.
+        let skip = page.entries.iter().take_while(|entry| entry.seq <= sent).count();
+        let entries = page.entries.get(skip..).unwrap_or_default();
+        let expired = if page.expired_through > sent { page.expired_through } else { 0 };
+        if expired > 0 {
+            session.sent(conversation, expired, 0);
+        }
+        for entry in entries {
+            session.sent(conversation, entry.seq, frames::weight(entry, device));
+        }
+        if expired > 0 || !entries.is_empty() {
+            let frame = frames::deliver(conversation, entries, expired, device);
+            self.send(id, frame);
+        }
+        self.catch_up(id);
+    }
+
+    fn acknowledged(&mut self, id: SessionId, conversation: ConversationId, seq: u64) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some((moved, joined)) = session.acknowledge(conversation, seq) else { return };
+        let (device, account) = (session.device, session.account.clone());
+        if moved.is_none() && !joined {
+            return;
+        }
+        let seq = moved.unwrap_or(0);
+        self.cursors.note(self.now_ms, CursorMove { conversation, device, seq, joined });
+        if let Some(seq) = moved {
+            for other in self.followers_of(conversation) {
+                if other != id {
+                    self.send(other, frames::delivered(conversation, &account, seq));
+                }
+            }
+        }
+        self.more_joinings(id);
+        self.catch_up(id);
+    }
+
+    /// When the last of the joinings is settled, asks for those that did not fit.
+    fn more_joinings(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.more_joinings && session.joinings == 0 {
+            session.more_joinings = false;
+            self.want_joinings.insert(id);
+            self.save_cursors();
+        }
+    }
+
+    fn cursors_saved(&mut self, saved: bool) {
+        self.cursors.written(self.now_ms, saved);
+        if self.want_joinings.is_empty() {
+            return;
+        }
+        if self.cursors.are_saved() {
+            std::mem::take(&mut self.want_joinings).into_iter().for_each(|session| self.read_state(session));
+        } else if saved {
+            self.save_cursors();
+        }
+    }
+
+    fn created(
+        &mut self,
+        device: DeviceId,
+        membership: &Membership,
+        joinings: &[(DeviceId, Joining)],
+        closed: Option<ConversationId>,
+    ) {
+        self.changes += 1;
+        if let Some(id) = self.ready_session(device) {
+            self.follow(id, membership, None);
+        }
+        for (device, joining) in joinings {
+            let Some(id) = self.ready_session(*device) else { continue };
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            if session.joinings < self.settings.joinings && !session.more_joinings {
+                self.join(id, joining);
+            } else {
+                session.more_joinings = true;
+            }
+        }
+        if let Some(closed) = closed {
+            for session in self.followers_of(closed) {
+                self.tell_closed(session, closed, Some(membership.conversation));
+            }
+        }
+    }
+
+    fn ready_session(&self, device: DeviceId) -> Option<SessionId> {
+        let id = *self.by_device.get(&device)?;
+        (self.sessions.get(&id)?.stage == Stage::Ready).then_some(id)
+    }
+
+    // ------------------------------------------------------------ presence
+
+    fn share_presence(&mut self, id: SessionId, accounts: BTreeSet<AccountName>) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let account = session.account.clone();
+        let told = self.presence.share(self.now_ms, &account, accounts);
+        self.tell(told);
+    }
+
+    fn tell(&mut self, told: Vec<presence::Told>) {
+        for (session, frame) in told {
+            self.send(session, frame);
+        }
+    }
+
+    // ------------------------------------------------------------ drain
+
+    fn drain(&mut self) {
+        self.draining = true;
+        let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for session in sessions {
+            self.close_when_idle(session);
+        }
+        self.save_cursors();
+    }
+
+    fn close_when_idle(&mut self, id: SessionId) {
+        if self.sessions.get(&id).is_some_and(|session| session.appends == 0) {
+            self.send_away(id);
+        }
+    }
+
+    fn send_away(&mut self, id: SessionId) {
+        let goaway =
+            v1::Goaway { reason: "the server is about to stop".to_owned(), retry_after_ms: self.pause_for(id) };
+        self.close(id, frames::unasked(Body::Goaway(goaway)));
+    }
+
+    /// Between a quarter of a second and two and a half: not everybody comes back in the same moment.
+    fn pause_for(&self, id: SessionId) -> u32 {
+        let mixed = (id.0 ^ self.settings.seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23);
+        250 + u32::try_from(mixed % 2_250).unwrap_or(0)
+    }
+}

@@ -1,0 +1,199 @@
+//! A session and its windows: how far a device has come in each of its conversations and what may be sent ahead.
+//!
+//! **Invariant**: what is sent and not acknowledged stays within the window, of the conversation and of the session; a
+//! single entry may exceed the bytes when nothing else is under way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
+};
+
+use fastchat_store::PageBounds;
+use fastchat_wire::{AccountName, ConversationId, DeviceId};
+
+use super::Settings;
+
+/// A device's place in one conversation while it is connected.
+#[derive(Debug, Default)]
+pub(super) struct Subscription {
+    /// Acknowledged up to here.
+    pub(super) cursor: u64,
+    /// Sent up to here.
+    pub(super) sent: u64,
+    /// The log's last seq, as far as known.
+    pub(super) head: u64,
+    /// What was sent and not acknowledged: seq and bytes.
+    under_way: VecDeque<(u64, usize)>,
+    under_way_bytes: usize,
+    /// The Joining was sent and not acknowledged: its start.
+    pub(super) joining: Option<u64>,
+    /// The device knows that the conversation takes no more entries.
+    pub(super) closed: bool,
+}
+
+impl Subscription {
+    pub(super) fn new(cursor: u64, head: u64) -> Self {
+        Self { cursor, sent: cursor, head: head.max(cursor), ..Self::default() }
+    }
+
+    fn has_room(&self, bytes: usize, settings: &Settings) -> bool {
+        self.under_way.is_empty()
+            || (self.under_way.len() < settings.window_entries
+                && self.under_way_bytes.saturating_add(bytes) <= settings.window_bytes)
+    }
+
+    /// Whether reading from the store is worth while: something is there, and half of the window is free.
+    fn wants_page(&self, settings: &Settings) -> bool {
+        self.sent < self.head
+            && self.under_way.len() <= settings.window_entries / 2
+            && self.under_way_bytes <= settings.window_bytes / 2
+    }
+
+    fn page_bounds(&self, settings: &Settings) -> PageBounds {
+        let entries = settings.window_entries.saturating_sub(self.under_way.len()).max(1);
+        let bytes = settings.window_bytes.saturating_sub(self.under_way_bytes).min(settings.page_bytes);
+        PageBounds { entries: u32::try_from(entries).unwrap_or(u32::MAX), bytes }
+    }
+}
+
+/// How far the session's first look at the store has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It is under way. `changes` is the core's count of changes when it began.
+    Loading { changes: u64 },
+    /// Conversations are known; commits reach the session from now on.
+    Ready,
+}
+
+/// A connected device.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) account: AccountName,
+    pub(super) device: DeviceId,
+    pub(super) stage: Stage,
+    pub(super) subscriptions: BTreeMap<ConversationId, Subscription>,
+    /// Conversations with entries that were not sent.
+    behind: BTreeSet<ConversationId>,
+    /// The conversation that is being read, and the one that was read last.
+    reading: Option<ConversationId>,
+    last_read: Option<ConversationId>,
+    under_way_bytes: usize,
+    /// Appends whose commit has not been reported yet.
+    pub(super) appends: usize,
+    /// Joinings that were sent and not acknowledged.
+    pub(super) joinings: usize,
+    /// The store has more joinings than were sent.
+    pub(super) more_joinings: bool,
+}
+
+impl Session {
+    pub(super) fn new(account: AccountName, device: DeviceId, changes: u64) -> Self {
+        Self {
+            account,
+            device,
+            stage: Stage::Loading { changes },
+            subscriptions: BTreeMap::new(),
+            behind: BTreeSet::new(),
+            reading: None,
+            last_read: None,
+            under_way_bytes: 0,
+            appends: 0,
+            joinings: 0,
+            more_joinings: false,
+        }
+    }
+
+    /// A commit has moved the log's end.
+    pub(super) fn advance_head(&mut self, conversation: ConversationId, head: u64) {
+        if let Some(subscription) = self.subscriptions.get_mut(&conversation) {
+            subscription.head = subscription.head.max(head);
+            if subscription.sent < subscription.head {
+                self.behind.insert(conversation);
+            }
+        }
+    }
+
+    /// Whether the entry at `seq` may go out straight from memory.
+    pub(super) fn takes(&self, conversation: ConversationId, seq: u64, bytes: usize, settings: &Settings) -> bool {
+        let Some(subscription) = self.subscriptions.get(&conversation) else { return false };
+        subscription.sent + 1 == seq
+            && self.reading != Some(conversation)
+            && subscription.has_room(bytes, settings)
+            && (self.under_way_bytes == 0 || self.under_way_bytes + bytes <= settings.session_bytes)
+    }
+
+    /// Notes that everything up to `seq` was sent.
+    pub(super) fn sent(&mut self, conversation: ConversationId, seq: u64, bytes: usize) {
+        let Some(subscription) = self.subscriptions.get_mut(&conversation) else { return };
+        subscription.sent = subscription.sent.max(seq);
+        subscription.head = subscription.head.max(seq);
+        subscription.under_way.push_back((seq, bytes));
+        subscription.under_way_bytes += bytes;
+        self.under_way_bytes += bytes;
+        if subscription.sent >= subscription.head {
+            self.behind.remove(&conversation);
+        }
+    }
+
+    /// Takes an acknowledgement; answers the cursor when it moved and whether a Joining is settled by it.
+    pub(super) fn acknowledge(&mut self, conversation: ConversationId, seq: u64) -> Option<(Option<u64>, bool)> {
+        let subscription = self.subscriptions.get_mut(&conversation)?;
+        let seq = seq.min(subscription.head);
+        let joined = subscription.joining.is_some_and(|start| seq >= start);
+        if joined {
+            subscription.joining = None;
+            self.joinings = self.joinings.saturating_sub(1);
+        }
+        if seq <= subscription.cursor {
+            return Some((None, joined));
+        }
+        subscription.cursor = seq;
+        // The device may have more than this session sent it, from an earlier one.
+        subscription.sent = subscription.sent.max(seq);
+        while let Some(&(through, bytes)) = subscription.under_way.front()
+            && through <= seq
+        {
+            subscription.under_way.pop_front();
+            subscription.under_way_bytes = subscription.under_way_bytes.saturating_sub(bytes);
+            self.under_way_bytes = self.under_way_bytes.saturating_sub(bytes);
+        }
+        if subscription.sent >= subscription.head {
+            self.behind.remove(&conversation);
+        }
+        Some((Some(seq), joined))
+    }
+
+    /// The next page to read, one at a time, conversations in turn.
+    pub(super) fn next_page(&mut self, settings: &Settings) -> Option<(ConversationId, u64, PageBounds)> {
+        if self.reading.is_some() || (self.under_way_bytes > 0 && self.under_way_bytes >= settings.session_bytes / 2) {
+            return None;
+        }
+        let wants = |id: &&ConversationId| {
+            self.subscriptions.get(*id).is_some_and(|subscription| subscription.wants_page(settings))
+        };
+        let start = self.last_read.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.behind.range((start, Bound::Unbounded)).find(wants);
+        let conversation = *later.or_else(|| self.behind.iter().find(wants))?;
+        let subscription = self.subscriptions.get(&conversation)?;
+        let next = (conversation, subscription.sent, subscription.page_bounds(settings));
+        self.reading = Some(conversation);
+        self.last_read = Some(conversation);
+        Some(next)
+    }
+
+    /// The page that was asked for is there. `empty`: nothing more to read until the head moves again.
+    pub(super) fn page_done(&mut self, conversation: ConversationId, empty: bool) {
+        self.reading = None;
+        if empty {
+            self.behind.remove(&conversation);
+        }
+    }
+
+    /// For tests: entries and bytes under way in a conversation.
+    #[cfg(test)]
+    pub(super) fn under_way(&self, conversation: ConversationId) -> (usize, usize) {
+        self.subscriptions
+            .get(&conversation)
+            .map_or((0, 0), |subscription| (subscription.under_way.len(), subscription.under_way_bytes))
+    }
+}
