@@ -3,4 +3,8 @@
 //! **Invariant**: the engine's thread alone touches the store; everything else talks to it through [`api::Api`].
 
 pub mod api;
+pub mod config;
+pub mod link;
+pub mod root_key;
 pub mod rpc;
+pub mod sign_in;

@@ -1,0 +1,128 @@
+//! What somebody asks for when signing in, checked before anything is sent.
+//!
+//! **Invariant**: a [`Request`] has an address, a password within bounds and a name for the device; the password is wiped
+//! when it goes.
+
+use fastchat_ipc::{ApiError, ErrorCode, SignIn};
+use fastchat_wire::Address;
+
+use super::{Trust, Zeroizing};
+
+/// The shortest password of a new account, in characters.
+const SHORTEST: usize = 8;
+/// The longest password, in bytes.
+const LONGEST: usize = 1024;
+/// The longest name of a device, in characters.
+const NAME: usize = 64;
+/// The longest invitation, in bytes.
+const INVITE: usize = 256;
+
+/// A checked request.
+#[derive(Clone)]
+pub(super) struct Request {
+    pub(super) address: Address,
+    pub(super) password: Zeroizing<String>,
+    pub(super) trust: Trust,
+    pub(super) invite: String,
+    pub(super) device_name: String,
+}
+
+impl Request {
+    /// Checks what both ways of signing in need.
+    pub(super) fn check(asked: &SignIn) -> Result<Self, ApiError> {
+        let address: Address = asked.address.parse().map_err(|error| {
+            bad(format!("`{}` is not an address: {error}", asked.address.escape_debug()))
+                .hint("for example alice@chat.example.org")
+        })?;
+        if asked.password.is_empty() {
+            return Err(bad("the password is empty"));
+        }
+        if asked.password.len() > LONGEST {
+            return Err(bad(format!("the password is longer than {LONGEST} bytes")));
+        }
+        if asked.invite.len() > INVITE {
+            return Err(bad(format!("the invitation is longer than {INVITE} bytes")).hint("paste the token alone"));
+        }
+        let trust = match asked.pin.as_str() {
+            "" => Trust::FirstContact { accept: asked.accept_new },
+            pin => Trust::Pinned(pin.parse().map_err(|error| bad(format!("the pin cannot be used: {error}")))?),
+        };
+        Ok(Self {
+            address,
+            password: Zeroizing::new(asked.password.clone()),
+            trust,
+            invite: asked.invite.clone(),
+            device_name: device_name(&asked.device_name)?,
+        })
+    }
+
+    /// Checks what a new account needs on top.
+    pub(super) fn for_new_account(self) -> Result<Self, ApiError> {
+        if self.password.chars().count() < SHORTEST {
+            return Err(bad(format!("the password has fewer than {SHORTEST} characters"))
+                .hint("it protects your identity's backup on the server: take a long one"));
+        }
+        Ok(self)
+    }
+}
+
+fn device_name(asked: &str) -> Result<String, ApiError> {
+    if asked.is_empty() {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name: String = host.trim().chars().filter(|c| !c.is_control()).take(NAME).collect();
+        return Ok(if name.is_empty() { "device".to_owned() } else { name });
+    }
+    if asked.chars().count() > NAME || asked.chars().any(char::is_control) {
+        return Err(bad(format!("a device's name has up to {NAME} characters and no control characters")));
+    }
+    Ok(asked.to_owned())
+}
+
+fn bad(message: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::InvalidParams, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> SignIn {
+        SignIn { address: "alice@localhost".into(), password: "long enough".into(), ..SignIn::default() }
+    }
+
+    fn message(asked: &SignIn) -> String {
+        let Err(error) = Request::check(asked).and_then(Request::for_new_account) else { return String::new() };
+        assert_eq!(error.code, ErrorCode::InvalidParams);
+        error.message
+    }
+
+    #[test]
+    fn a_short_password_is_refused_for_a_new_account_only() {
+        let short = SignIn { password: "seven77".into(), ..asked() };
+        assert!(message(&short).contains("fewer than 8"));
+        assert!(Request::check(&short).is_ok());
+        assert!(message(&SignIn { password: "ä".repeat(8), ..asked() }).is_empty());
+        assert!(message(&SignIn { password: "x".repeat(1025), ..asked() }).contains("longer"));
+        assert!(message(&SignIn { password: String::new(), ..asked() }).contains("empty"));
+    }
+
+    #[test]
+    fn no_error_text_repeats_the_password() {
+        for password in ["s3cret", &"s3cret".repeat(300)] {
+            assert!(!message(&SignIn { password: password.into(), ..asked() }).contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn bad_addresses_pins_and_names_are_said_plainly() {
+        assert!(message(&SignIn { address: "alice".into(), ..asked() }).contains("USER@HOST"));
+        assert!(message(&SignIn { address: "al\x1bice@h".into(), ..asked() }).contains("\\u{1b}"));
+        assert!(message(&SignIn { pin: "sha256:0".into(), ..asked() }).contains("pin"));
+        assert!(message(&SignIn { device_name: "a\nb".into(), ..asked() }).contains("name"));
+    }
+
+    #[test]
+    fn without_a_name_the_device_gets_one() {
+        assert!(!Request::check(&asked()).unwrap().device_name.is_empty());
+    }
+}
