@@ -1,0 +1,195 @@
+//! The root object: the daemon itself, signing in, and events.
+//!
+//! **Invariant**: the `Event` signal carries ids and states only; texts are read by `ReadEvents`, by the caller alone.
+
+use fastchat_ipc::{Request, Subscribed, method};
+use serde_json::json;
+use tokio::sync::watch;
+use zbus::{
+    Connection, interface,
+    message::Header,
+    object_server::SignalEmitter,
+    zvariant::{OwnedObjectPath, Value},
+};
+
+use super::{
+    call::{Dict, Failure, Front},
+    convert,
+    tree::Properties,
+};
+use crate::api::cursor_number;
+
+/// What the properties show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct DaemonView {
+    pub(super) version: String,
+    pub(super) locked: bool,
+    pub(super) accounts: Vec<OwnedObjectPath>,
+}
+
+impl DaemonView {
+    pub(super) fn properties(&self) -> Properties {
+        [
+            ("Version", self.version.clone().into()),
+            ("Locked", self.locked.into()),
+            ("Accounts", Value::from(self.accounts.clone())),
+        ]
+        .into()
+    }
+}
+
+/// The object.
+pub(super) struct DaemonObject {
+    front: Front,
+    view: watch::Receiver<DaemonView>,
+}
+
+impl DaemonObject {
+    pub(super) fn new(front: Front, view: watch::Receiver<DaemonView>) -> Self {
+        Self { front, view }
+    }
+}
+
+/// The daemon.
+#[interface(name = "org.fastchat.FastChat1.Daemon")]
+impl DaemonObject {
+    /// Lists all methods with their names on both transports.
+    async fn discover(
+        &self,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        self.front.call::<method::Discover>((bus, call), json!({}), options).await
+    }
+
+    /// Tells the daemon's version, its accounts and their states.
+    async fn status(
+        &self,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        self.front.call::<method::DaemonStatus>((bus, call), json!({}), options).await
+    }
+
+    /// Checks store, key protection, bus, notifications and servers, and says how to mend what is wrong.
+    async fn doctor(
+        &self,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        self.front.call::<method::DaemonDoctor>((bus, call), json!({}), options).await
+    }
+
+    /// Unlocks the store (option `passphrase`), or tries the Secret Service again.
+    async fn unlock(
+        &self,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let answer = self.front.call::<method::DaemonUnlock>((bus, call), json!({}), options).await;
+        self.front.unlocked.notify_one();
+        answer
+    }
+
+    /// Makes an account on a server, and the device for it here.
+    async fn register(
+        &self,
+        address: String,
+        password: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"address": address, "password": password});
+        let answer = self.front.call::<method::Register>((bus, call), given, options).await;
+        self.front.unlocked.notify_one();
+        answer
+    }
+
+    /// Brings an account that exists to this device; it takes the place of the account's former device.
+    async fn login(
+        &self,
+        address: String,
+        password: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"address": address, "password": password});
+        let answer = self.front.call::<method::Login>((bus, call), given, options).await;
+        self.front.unlocked.notify_one();
+        answer
+    }
+
+    /// Lists the accounts, the default one first.
+    async fn list_accounts(
+        &self,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        self.front.call::<method::ListAccounts>((bus, call), json!({}), options).await
+    }
+
+    /// Reads events after a cursor (option `since`), and waits for the first one if asked to.
+    async fn read_events(
+        &self,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        self.front.call::<method::ReadEventLog>((bus, call), json!({}), options).await
+    }
+
+    /// Tells the cursor after which every event comes as an `Event` signal; what was before is read by `ReadEvents`.
+    async fn subscribe(
+        &self,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let asked = self.front.admit::<method::SubscribeEvents>((bus, call), json!({}), options).await?;
+        if let Request::SubscribeEvents(params) = asked
+            && !params.since.is_empty()
+        {
+            cursor_number(&params.since)?;
+        }
+        let mut cursor = self.front.position.borrow().clone();
+        if cursor.is_empty() {
+            cursor = self.front.api.feed("").await?.cursor().to_owned();
+        }
+        Ok(convert::to_dict(json!(Subscribed { cursor }))?)
+    }
+
+    /// Version of the daemon.
+    #[zbus(property)]
+    fn version(&self) -> String {
+        self.view.borrow().version.clone()
+    }
+
+    /// Whether the store is locked.
+    #[zbus(property)]
+    fn locked(&self) -> bool {
+        self.view.borrow().locked
+    }
+
+    /// The accounts' objects, the default one first.
+    #[zbus(property)]
+    fn accounts(&self) -> Vec<OwnedObjectPath> {
+        self.view.borrow().accounts.clone()
+    }
+
+    /// Something happened. `kind` is the event's name in `ReadEvents`, `ids` its fields without texts.
+    #[zbus(signal)]
+    pub(super) async fn event(
+        emitter: &SignalEmitter<'_>,
+        cursor: &str,
+        account: &str,
+        kind: &str,
+        ids: Dict,
+    ) -> zbus::Result<()>;
+}
