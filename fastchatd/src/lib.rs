@@ -5,7 +5,10 @@
 pub mod api;
 pub mod bus;
 pub mod config;
+pub mod core;
 pub mod link;
+pub mod notify;
 pub mod root_key;
 pub mod rpc;
 pub mod sign_in;
+pub mod store;

@@ -1,0 +1,275 @@
+//! Which notifications there should be, and when each may be shown next. Knows no clock and no bus.
+//!
+//! **Invariant**: a chat has at most one notification, which is sent at most once per [`QUIET`].
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::content::{self, Content};
+use crate::api::Notice;
+
+/// The least time between two showings of one chat; what comes in between is shown together.
+pub(super) const QUIET: Duration = Duration::from_millis(300);
+/// How long to wait after the service refused a notification, and how often it is tried.
+const RETRY: Duration = Duration::from_secs(2);
+const ATTEMPTS: u32 = 3;
+/// Chats with a notification at most; beyond that the one that was quiet the longest loses its own.
+const CARDS: usize = 128;
+
+/// An account's chat.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) account: String,
+    pub(super) chat: String,
+}
+
+/// A chat's notification.
+struct Card {
+    /// The service's id; 0 while it does not show.
+    id: u32,
+    notice: Notice,
+    /// The last texts, oldest first.
+    lines: VecDeque<String>,
+    /// What was shown last under `id`.
+    shown: Option<Content>,
+    /// When to show it (again); `None` when it shows as it should.
+    due: Option<Instant>,
+    /// Not before this.
+    quiet_until: Instant,
+    attempts: u32,
+    touched: Instant,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Board {
+    cards: BTreeMap<Key, Card>,
+}
+
+/// Something to show now.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) key: Key,
+    pub(super) content: Content,
+    /// The notification to replace; 0 for none.
+    pub(super) replaces: u32,
+    pub(super) request: bool,
+}
+
+impl Board {
+    /// Takes a notice in; the id of a notification that has to go for it, if any.
+    pub(super) fn put(&mut self, notice: Notice, now: Instant) -> Option<u32> {
+        let key = Key { account: notice.account.clone(), chat: notice.chat.clone() };
+        let evicted = if self.cards.contains_key(&key) { None } else { self.make_room() };
+        let card = self.cards.entry(key).or_insert_with(|| Card {
+            id: 0,
+            notice: notice.clone(),
+            lines: VecDeque::new(),
+            shown: None,
+            due: None,
+            quiet_until: now,
+            attempts: 0,
+            touched: now,
+        });
+        match &notice.text {
+            Some(text) if !notice.request => card.lines.push_back(content::plain(text)),
+            _ => card.lines.clear(),
+        }
+        let keep = content::LINES.min(usize::try_from(notice.unread.max(1)).unwrap_or(content::LINES));
+        while card.lines.len() > keep {
+            card.lines.pop_front();
+        }
+        (card.notice, card.touched, card.attempts) = (notice, now, 0);
+        card.due = Some(now.max(card.quiet_until));
+        evicted
+    }
+
+    fn make_room(&mut self) -> Option<u32> {
+        if self.cards.len() < CARDS {
+            return None;
+        }
+        let oldest = self.cards.iter().min_by_key(|(_, card)| card.touched).map(|(key, _)| key.clone())?;
+        self.take(&oldest)
+    }
+
+    /// Forgets a chat; the id of its notification, if it shows.
+    pub(super) fn take(&mut self, key: &Key) -> Option<u32> {
+        self.cards.remove(key).map(|card| card.id).filter(|id| *id != 0)
+    }
+
+    /// Forgets everything; the ids of what shows.
+    pub(super) fn take_all(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.cards).into_values().map(|card| card.id).filter(|id| *id != 0).collect()
+    }
+
+    /// When something has to be shown next.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.cards.values().filter_map(|card| card.due).min()
+    }
+
+    /// What has to be shown now. Content that shows already is left out.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Due> {
+        let mut found = Vec::new();
+        for (key, card) in &mut self.cards {
+            if card.due.is_none_or(|due| due > now) {
+                continue;
+            }
+            card.due = None;
+            let content = Content::of(&card.notice, &card.lines);
+            if card.id == 0 || card.shown.as_ref() != Some(&content) {
+                found.push(Due { key: key.clone(), content, replaces: card.id, request: card.notice.request });
+            }
+        }
+        found
+    }
+
+    /// The service shows it under `id`.
+    pub(super) fn shown(&mut self, due: Due, id: u32, now: Instant) {
+        if let Some(card) = self.cards.get_mut(&due.key) {
+            (card.id, card.shown, card.attempts, card.quiet_until) = (id, Some(due.content), 0, now + QUIET);
+        }
+    }
+
+    /// The service refused it; it is tried again a few times.
+    pub(super) fn refused(&mut self, due: &Due, now: Instant) {
+        if let Some(card) = self.cards.get_mut(&due.key) {
+            card.attempts += 1;
+            card.quiet_until = now + RETRY;
+            card.due = (card.attempts < ATTEMPTS).then_some(card.quiet_until);
+        }
+    }
+
+    /// Whose notification this is.
+    pub(super) fn key_of(&self, id: u32) -> Option<Key> {
+        self.cards.iter().find(|(_, card)| card.id == id).map(|(key, _)| key.clone())
+    }
+
+    /// Who wrote, as the notification of `key` names them.
+    pub(super) fn sender(&self, key: &Key) -> Option<String> {
+        self.cards.get(key).and_then(|card| card.notice.sender.clone())
+    }
+
+    /// The service closed it. One that expired unseen keeps its texts for the next message; one that was dismissed was
+    /// seen.
+    pub(super) fn closed(&mut self, id: u32, expired: bool) {
+        let Some(key) = self.key_of(id) else { return };
+        match self.cards.get_mut(&key) {
+            Some(card) if expired || card.due.is_some() => card.id = 0,
+            _ => drop(self.cards.remove(&key)),
+        }
+    }
+
+    /// The service went away, and what it showed with it.
+    pub(super) fn service_gone(&mut self) {
+        for card in self.cards.values_mut() {
+            (card.id, card.shown) = (0, None);
+        }
+    }
+
+    /// A service came: it shows nothing of ours yet.
+    pub(super) fn show_again(&mut self, now: Instant) {
+        self.service_gone();
+        for card in self.cards.values_mut() {
+            (card.due, card.attempts) = (Some(now), 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(chat: &str, text: &str, unread: u64) -> Notice {
+        let (sender, text) = (Some("bob".to_owned()), Some(text.to_owned()));
+        Notice { account: "alice@h:1".into(), chat: chat.into(), sender, text, unread, request: false }
+    }
+
+    fn show_one(board: &mut Board, now: Instant, id: u32) -> (u32, String) {
+        let mut due = board.due(now);
+        assert_eq!(due.len(), 1);
+        let due = due.remove(0);
+        let seen = (due.replaces, due.content.body.clone());
+        board.shown(due, id, now);
+        seen
+    }
+
+    #[test]
+    fn a_chat_is_shown_once_per_quiet_time_with_all_that_came() {
+        let (mut board, start) = (Board::default(), Instant::now());
+        board.put(notice("c", "one", 1), start);
+        assert_eq!(show_one(&mut board, start, 7), (0, "one".to_owned()));
+        board.put(notice("c", "two", 2), start + Duration::from_millis(10));
+        board.put(notice("c", "three", 3), start + Duration::from_millis(20));
+        assert_eq!(board.due(start + Duration::from_millis(30)), []);
+        assert_eq!(board.next_due(), Some(start + QUIET));
+        assert_eq!(show_one(&mut board, start + QUIET, 7), (7, "one\ntwo\nthree".to_owned()));
+        assert_eq!(board.next_due(), None);
+    }
+
+    #[test]
+    fn what_was_read_is_not_shown_again() {
+        let (mut board, start) = (Board::default(), Instant::now());
+        board.put(notice("c", "one", 1), start);
+        board.put(notice("c", "two", 2), start);
+        board.put(notice("c", "three", 1), start);
+        assert_eq!(show_one(&mut board, start, 1).1, "three");
+    }
+
+    #[test]
+    fn a_dismissed_notification_is_forgotten_and_an_expired_one_is_not() {
+        let (mut board, start) = (Board::default(), Instant::now());
+        board.put(notice("c", "one", 1), start);
+        show_one(&mut board, start, 1);
+        board.closed(1, true);
+        board.put(notice("c", "two", 2), start);
+        assert_eq!(show_one(&mut board, start + QUIET, 2), (0, "one\ntwo".to_owned()));
+        board.closed(2, false);
+        assert_eq!(board.key_of(2), None);
+        board.put(notice("c", "three", 3), start);
+        assert_eq!(show_one(&mut board, start + QUIET, 3).1, "three");
+    }
+
+    #[test]
+    fn the_same_content_is_not_sent_twice_to_one_service() {
+        let (mut board, start) = (Board::default(), Instant::now());
+        board.put(Notice { text: None, ..notice("c", "", 1) }, start);
+        show_one(&mut board, start, 1);
+        board.put(Notice { text: None, ..notice("c", "", 1) }, start);
+        assert_eq!(board.due(start + QUIET), []);
+        board.show_again(start + QUIET);
+        assert_eq!(show_one(&mut board, start + QUIET, 1).0, 0);
+    }
+
+    #[test]
+    fn a_refused_notification_is_tried_a_few_times() {
+        let (mut board, mut now) = (Board::default(), Instant::now());
+        board.put(notice("c", "one", 1), now);
+        let mut tries = 0;
+        while let Some(due) = board.next_due() {
+            now = due;
+            let due = board.due(now);
+            board.refused(&due[0], now);
+            tries += 1;
+        }
+        assert_eq!(tries, ATTEMPTS);
+    }
+
+    #[test]
+    fn the_number_of_notifications_is_bounded() {
+        let (mut board, start) = (Board::default(), Instant::now());
+        for n in 0..CARDS {
+            board.put(notice(&n.to_string(), "x", 1), start + Duration::from_secs(n as u64));
+        }
+        let due = board.due(start + Duration::from_secs(1000));
+        for (id, due) in (1..).zip(due) {
+            board.shown(due, id, start);
+        }
+        let oldest = board.cards[&Key { account: "alice@h:1".into(), chat: "0".into() }].id;
+        assert_eq!(board.put(notice("new", "x", 1), start + Duration::from_secs(2000)), Some(oldest));
+        assert_eq!(board.cards.len(), CARDS);
+    }
+}
