@@ -2,7 +2,10 @@
 //!
 //! **Invariant**: no message content, password, token or key is ever a log field; account names are at `debug` only.
 
-use std::{env, io};
+use std::{
+    env,
+    io::{self, IsTerminal},
+};
 
 use anyhow::Context;
 use tracing_journald::{Priority, PriorityMappings};
@@ -20,7 +23,10 @@ pub fn start(configured: &str) -> anyhow::Result<()> {
     let filter: EnvFilter = filter.parse().with_context(|| format!("{filter:?} is not a log filter"))?;
     let layer = match journal() {
         Some(layer) => layer.boxed(),
-        None => tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).boxed(),
+        None => {
+            let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+            tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false).boxed()
+        }
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().context("starting the log")
 }

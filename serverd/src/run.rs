@@ -233,7 +233,9 @@ fn public_address(bound: SocketAddr, config: &Config) -> Result<ServerAddress, A
 async fn serve_signals(signals: &mut Signals, options: &Options, live: &watch::Sender<Arc<Live>>, data_dir: &Path) {
     while signals.next().await == Request::Reload {
         lifecycle::reloading();
-        match reload(options, &live.borrow().config, data_dir) {
+        // Not within the match: that would hold the borrow over the replacement.
+        let old = Arc::clone(&live.borrow());
+        match reload(options, &old.config, data_dir) {
             Ok(fresh) => {
                 live.send_replace(Arc::new(fresh));
                 tracing::info!("the configuration was read again");
