@@ -13,7 +13,7 @@ mod pace;
 mod run;
 mod serve;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trust;
 mod wake;
 

@@ -19,7 +19,7 @@ use fastchat_wire::{AccountName, DeviceId, Pin, ServerAddress, v1};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::link::{Dialled, Token, Trust, dial};
+use crate::link::{Dialled, Token, Trust, api_error, dial};
 use exchange::Exchange;
 use request::Request;
 
@@ -142,7 +142,7 @@ fn admits(ready: &v1::Ready, request: &Request) -> Result<(), ApiError> {
         v1::Registration::Invite if request.invite.is_empty() => fastchat_wire::Code::InviteRequired,
         _ => return Ok(()),
     };
-    Err(crate::link::api_error(&v1::Failure::new(refusal, "")))
+    Err(api_error(&v1::Failure::new(refusal, "")))
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {

@@ -12,7 +12,7 @@ use super::{Trust, Zeroizing};
 const SHORTEST: usize = 8;
 /// The longest password, in bytes.
 const LONGEST: usize = 1024;
-/// The longest name of a device, in characters.
+/// The longest name of a device, in bytes: what servers take.
 const NAME: usize = 64;
 /// The longest invitation, in bytes.
 const INVITE: usize = 256;
@@ -69,11 +69,12 @@ impl Request {
 fn device_name(asked: &str) -> Result<String, ApiError> {
     if asked.is_empty() {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let name: String = host.trim().chars().filter(|c| !c.is_control()).take(NAME).collect();
-        return Ok(if name.is_empty() { "device".to_owned() } else { name });
+        let name: String = host.trim().chars().filter(|c| !c.is_control()).collect();
+        let name = &name[..name.floor_char_boundary(NAME)];
+        return Ok(if name.is_empty() { "device" } else { name }.to_owned());
     }
-    if asked.chars().count() > NAME || asked.chars().any(char::is_control) {
-        return Err(bad(format!("a device's name has up to {NAME} characters and no control characters")));
+    if asked.len() > NAME || asked.chars().any(char::is_control) {
+        return Err(bad(format!("a device's name has up to {NAME} bytes and no control characters")));
     }
     Ok(asked.to_owned())
 }
