@@ -86,6 +86,7 @@ pub struct LinkSettings {
 
 /// What the engine says to a link. Dropping the sender stops the link, after what is already queued was written.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every command is a frame")]
 pub enum ToLink {
     /// A frame for the session that [`Up`] announced under this number; dropped when that session is over.
     Frame {
