@@ -49,12 +49,13 @@ impl Client {
     /// Connects to the daemon on `path`; every later call has `deadline` to be answered.
     ///
     /// # Errors
-    /// Nobody listens there.
+    /// Nobody listens there, or the process there belongs to another user (passwords go through this socket).
     pub async fn connect(path: &Path, deadline: Duration) -> Result<Self, ClientError> {
         let unreachable = |source| ClientError::Unreachable { path: path.display().to_string(), source };
         let name = path.to_fs_name::<GenericFilePath>().map_err(unreachable)?;
         let connected = timeout(deadline, Stream::connect(name)).await;
         let stream = connected.map_err(|_| ClientError::TimedOut(deadline))?.map_err(unreachable)?;
+        check_owner(&stream).map_err(unreachable)?;
         Ok(Self { stream: BufReader::new(stream), next_id: 1, events: VecDeque::new(), deadline })
     }
 
@@ -132,6 +133,17 @@ impl Client {
             Line::Answer(serde_json::from_value(value).map_err(io::Error::from)?)
         })
     }
+}
+
+/// Refuses a daemon of another user: the socket may lie in a directory where others can write.
+fn check_owner(stream: &Stream) -> io::Result<()> {
+    let owner = stream.peer_creds()?.euid();
+    let own = rustix::process::geteuid().as_raw();
+    if owner.is_some_and(|uid| uid == own || uid == 0) {
+        return Ok(());
+    }
+    let problem = "the process there belongs to another user";
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
 }
 
 enum Line {

@@ -20,3 +20,6 @@ pub use methods::*;
 pub use names::*;
 pub use rpc::{Incoming, LINE_LIMIT, Notification, Outgoing, RpcFailure, RpcId};
 pub use types::*;
+
+/// How people write where an account and a server are.
+pub use fastchat_wire::{Address, AddressError, Link, Pin, ServerAddress};
