@@ -1,0 +1,117 @@
+//! Direct conversations, joinings, cursors.
+//!
+//! **Invariant**: each check uses accounts of its own.
+
+use fastchat_wire::{ConversationId, DeviceId};
+
+use super::{append, device_of, direct, entry, person, seqs, talk};
+use crate::{Appended, CreateDirect, CursorMove, ReplaceDevice, Replacement, Store, StoreError};
+
+pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
+    a_pair_has_one(store).await?;
+    the_welcomes_are_those_of_the_peers_devices(store).await?;
+    a_joining_stays_until_it_is_taken(store).await?;
+    a_gone_device_closes_its_conversations(store).await
+}
+
+async fn a_pair_has_one<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "c.one").await?, person(store, "c.two").await?);
+    let first = direct(&one, &two);
+    let (racing, repeated, id) = (direct(&two, &one), first.clone(), first.conversation);
+    let (first, racing) = tokio::join!(store.create_direct(first), store.create_direct(racing));
+    assert!(matches!(first?, CreateDirect::Created { closed: None, .. }));
+    assert_eq!(racing?, CreateDirect::Exists { conversation: id, member: true });
+    assert_eq!(store.create_direct(repeated).await?, CreateDirect::Repeated);
+    let three = person(store, "c.three").await?;
+    let same_id = crate::NewDirect { conversation: id, ..direct(&three, &two) };
+    assert_eq!(store.create_direct(same_id).await?, CreateDirect::Conflict);
+    let other = crate::NewDirect { replaces: Some(ConversationId::generate()), ..direct(&one, &two) };
+    assert_eq!(store.create_direct(other).await?, CreateDirect::Exists { conversation: id, member: true });
+    let next = crate::NewDirect { replaces: Some(id), ..direct(&two, &one) };
+    let by = next.conversation;
+    let made = store.create_direct(next).await?;
+    assert!(matches!(made, CreateDirect::Created { closed, .. } if closed == Some(id)));
+    let late = store.append(append(id, &one, vec![entry("late")], 1)).await?;
+    assert_eq!(late, Appended::Closed { by: Some(by) });
+    assert_eq!(seqs(&store.append(append(by, &one, vec![entry("new")], 1)).await?), [1]);
+    Ok(())
+}
+
+async fn the_welcomes_are_those_of_the_peers_devices<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "c.from").await?, person(store, "c.to").await?);
+    let mut wrong = direct(&one, &two);
+    if let Some(welcome) = wrong.welcomes.first_mut() {
+        welcome.device = DeviceId::generate();
+    }
+    assert_eq!(store.create_direct(wrong).await?, CreateDirect::OtherDevices);
+    let none = crate::NewDirect { welcomes: Vec::new(), ..direct(&one, &two) };
+    assert_eq!(store.create_direct(none).await?, CreateDirect::OtherDevices);
+    let foreign = crate::NewDirect { device: two.device, ..direct(&one, &two) };
+    assert_eq!(store.create_direct(foreign).await?, CreateDirect::NoDevice);
+    assert!(store.set_blocked(two.name.clone(), one.name.clone(), true).await?);
+    assert_eq!(store.create_direct(direct(&one, &two)).await?, CreateDirect::Refused);
+    assert!(matches!(store.create_direct(direct(&two, &one)).await?, CreateDirect::Created { .. }));
+    assert!(!store.set_blocked(two.name, super::name("c.nobody"), true).await?);
+    Ok(())
+}
+
+async fn a_joining_stays_until_it_is_taken<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "c.creator").await?, person(store, "c.joiner").await?);
+    let conversation = talk(store, &one, &two).await?;
+    store.append(append(conversation, &one, vec![entry("1"), entry("2")], 1)).await?;
+    let state = |device, joinings| store.device_state(device, joinings);
+    let joiner = state(two.device, 10).await?.unwrap_or_default();
+    assert!(joiner.memberships.is_empty() && !joiner.more_joinings);
+    let joining = joiner.joinings.first().cloned();
+    let shown = joining.map(|joining| (joining.start_seq, joining.membership.head, joining.creator_identity_key));
+    assert_eq!(shown, Some((0, 2, "key of c.creator".into())));
+    let creator = state(one.device, 10).await?.unwrap_or_default();
+    assert_eq!((creator.memberships.len(), creator.joinings.len()), (1, 0));
+    let moved = |seq, joined| CursorMove { conversation, device: two.device, seq, joined };
+    store.save_cursors(vec![moved(0, true)]).await?;
+    let joiner = state(two.device, 10).await?.unwrap_or_default();
+    assert_eq!((joiner.memberships.len(), joiner.joinings.len()), (1, 0));
+    for (seq, expected) in [(2, 2), (1, 2), (99, 2)] {
+        store.save_cursors(vec![moved(seq, false)]).await?;
+        let cursors: Vec<u64> = state(two.device, 10)
+            .await?
+            .into_iter()
+            .flat_map(|state| state.memberships)
+            .map(|membership| membership.cursor)
+            .collect();
+        assert_eq!(cursors, [expected], "a cursor moves neither back nor past the head");
+    }
+    let others = state(one.device, 10).await?.unwrap_or_default().memberships.pop().map(|membership| membership.others);
+    assert_eq!(others.into_iter().flatten().map(|other| other.cursor).collect::<Vec<_>>(), [2]);
+    let third = person(store, "c.third").await?;
+    for creator in [&one, &third] {
+        let _ = store.create_direct(direct(creator, &two)).await?;
+    }
+    let _ = store.create_direct(direct(&person(store, "c.fourth").await?, &two)).await?;
+    let joiner = state(two.device, 1).await?.unwrap_or_default();
+    assert_eq!((joiner.joinings.len(), joiner.more_joinings), (1, true));
+    Ok(())
+}
+
+async fn a_gone_device_closes_its_conversations<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "c.stays").await?, person(store, "c.goes").await?);
+    let conversation = talk(store, &one, &two).await?;
+    let sent = entry("before");
+    store.append(append(conversation, &one, vec![sent.clone()], 1)).await?;
+    let device = DeviceId::generate();
+    let login = ReplaceDevice { account: two.name.clone(), device: device_of(device), identity: None, now_ms: 2 };
+    let Replacement::Done(removed) = store.replace_device(login).await? else { unreachable!("the login must work") };
+    let left: Vec<_> = removed.into_iter().flat_map(|removed| removed.left).collect();
+    assert_eq!(left, [conversation]);
+    let resent = store.append(append(conversation, &one, vec![sent], 1)).await?;
+    assert_eq!(seqs(&resent), [1], "what was accepted stays accepted");
+    let after = store.append(append(conversation, &one, vec![entry("after")], 1)).await?;
+    assert_eq!(after, Appended::Closed { by: None });
+    let two = super::Person { name: two.name, device };
+    let exists = CreateDirect::Exists { conversation, member: false };
+    assert_eq!(store.create_direct(direct(&two, &one)).await?, exists);
+    assert_eq!(store.create_direct(direct(&one, &two)).await?, exists);
+    let replacing = crate::NewDirect { replaces: Some(conversation), ..direct(&one, &two) };
+    assert!(matches!(store.create_direct(replacing).await?, CreateDirect::Created { .. }));
+    Ok(())
+}
