@@ -12,6 +12,7 @@ use std::{
 
 use fastchat_ipc::{Preview, socket_path};
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
 
 /// The longest file that is read.
 const LONGEST: u64 = 1 << 20;
@@ -136,13 +137,13 @@ impl Written {
         };
         let written: Self = toml::from_str(text)
             .map_err(|error| at(error.span().map_or(0, |span| span.start), error.message().trim().to_owned()))?;
-        for (key, value) in [("data_dir", &written.data_dir), ("socket", &written.socket)] {
-            if value.as_ref().is_some_and(|value| !value.is_absolute()) {
-                // Keys of the top level stand at the beginning of a line.
-                let offset =
-                    text.lines().map_while(|line| (!line.trim_start().starts_with(key)).then_some(line.len() + 1));
-                return Err(at(offset.sum(), format!("`{key}` must be an absolute path")));
+        for (key, path) in [("data_dir", &written.data_dir), ("socket", &written.socket)] {
+            if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                return Err(at(offset_of(text, key), format!("`{key}` must be an absolute path")));
             }
+        }
+        if let Some(Err(error)) = written.log.as_ref().map(EnvFilter::try_new) {
+            return Err(at(offset_of(text, "log"), format!("`log` is not a filter: {error}")));
         }
         Ok(written)
     }
@@ -155,6 +156,11 @@ fn read(path: &Path) -> Result<String, ConfigError> {
         return Err(fail(io::Error::other("it is not a file of at most 1 MiB")));
     }
     fs::read_to_string(path).map_err(fail)
+}
+
+/// Where a key of the top level stands: at the beginning of a line.
+fn offset_of(text: &str, key: &str) -> usize {
+    text.split_inclusive('\n').take_while(|line| !line.trim_start().starts_with(key)).map(str::len).sum()
 }
 
 /// Line and column of a byte, both counted from 1.

@@ -6,6 +6,7 @@ pub mod api;
 pub mod bus;
 pub mod config;
 pub mod core;
+pub mod engine;
 pub mod link;
 pub mod notify;
 pub mod root_key;

@@ -135,6 +135,15 @@ pub async fn create(data: &Path, choice: KeyStore, passphrase: &str) -> Result<(
     Ok((key, record.kind()))
 }
 
+/// Takes back what [`create`] made, when nothing was sealed with it. What the Secret Service keeps of it is of no use.
+pub async fn discard(data: &Path) {
+    let data = data.to_owned();
+    let removed = aside(move || record::remove(&data).and_then(|()| file::remove(&data))).await;
+    if let Err(error) | Ok(Err(error)) = removed {
+        tracing::warn!(error = error.message, "an unused key could not be removed");
+    }
+}
+
 async fn keep_in_secret_service(choice: KeyStore) -> Result<(RootKey, Way), ApiError> {
     let store = uuid::Uuid::now_v7().to_string();
     let key = RootKey::generate();

@@ -47,6 +47,15 @@ pub struct SignedIn {
     pub new_identity: bool,
 }
 
+/// What an account is called here: `alice@host:port`, from an address with or without the port. Certificates, the password
+/// and safety numbers go by the name alone, which is the same however a server is reached.
+///
+/// # Errors
+/// The text is not an address.
+pub fn full_name(address: &str) -> Result<String, ApiError> {
+    request::address(address).map(|address| address.to_string())
+}
+
 /// Makes a new account.
 ///
 /// # Errors
@@ -153,7 +162,7 @@ async fn in_time<T>(work: impl Future<Output = Result<T, ApiError>>) -> Result<T
 }
 
 async fn derive(request: &Request, kdf: KdfParams) -> Result<PasswordKeys, ApiError> {
-    let (password, account) = (request.password.clone(), request.address.to_string());
+    let (password, account) = (request.password.clone(), request.address.account.to_string());
     aside(move || PasswordKeys::derive(&password, &account, &kdf)).await?.map_err(|error| match error {
         PasswordError::Parameters { .. } => ApiError::new(ErrorCode::Server, error.to_string()),
         PasswordError::Length => ApiError::new(ErrorCode::InvalidParams, error.to_string()),
@@ -167,7 +176,7 @@ async fn new_identity(request: &Request) -> Result<(Identity, Device), ApiError>
 }
 
 async fn issue(identity: Identity, request: &Request) -> Result<(Identity, Device), ApiError> {
-    let account = request.address.to_string();
+    let account = request.address.account.to_string();
     aside(move || {
         let device = Device::issue(&identity, &account, DeviceId::generate().0);
         device.map(|device| (identity, device))
@@ -177,7 +186,7 @@ async fn issue(identity: Identity, request: &Request) -> Result<(Identity, Devic
 }
 
 fn seal(keys: &PasswordKeys, identity: &Identity, request: &Request) -> Result<Vec<u8>, ApiError> {
-    keys.backup.seal_identity(identity, &request.address.to_string()).map_err(|error| defect(&error))
+    keys.backup.seal_identity(identity, &request.address.account.to_string()).map_err(|error| defect(&error))
 }
 
 /// Runs what takes long where it holds nobody up.

@@ -40,6 +40,7 @@ fn errors_name_file_line_and_column() {
     );
     assert!(load("[notify]\npreview = \"some\"\n").unwrap_err().starts_with("/c.toml:2:11: unknown variant"));
     assert!(load("log = \n").unwrap_err().starts_with("/c.toml:1:"));
+    assert!(load("# x\r\n\r\nlog = \"info,a=loud\"\n").unwrap_err().starts_with("/c.toml:3:1: `log` is not a filter"));
     assert_eq!(
         load("log = \"info\"\nsocket = \"x.sock\"\n").unwrap_err(),
         "/c.toml:2:1: `socket` must be an absolute path"

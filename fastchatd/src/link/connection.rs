@@ -59,6 +59,7 @@ pub(crate) struct FrameWriter {
     stream: WriteHalf<TlsStream<TcpStream>>,
     buffer: BytesMut,
     flushed: bool,
+    progress: bool,
 }
 
 impl FrameWriter {
@@ -78,6 +79,11 @@ impl FrameWriter {
         self.flushed
     }
 
+    /// Whether anything has left since the last time this was asked.
+    pub(crate) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
     /// Writes all that is queued. Cancel-safe.
     ///
     /// # Errors
@@ -85,6 +91,7 @@ impl FrameWriter {
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
         while self.buffer.has_remaining() {
             self.stream.write_buf(&mut self.buffer).await?;
+            self.progress = true;
         }
         self.stream.flush().await?;
         self.flushed = true;
@@ -119,7 +126,7 @@ impl Connection {
         let (reader, writer) = tokio::io::split(stream);
         Ok(Self {
             reader: FrameReader { stream: reader, buffer: BytesMut::new() },
-            writer: FrameWriter { stream: writer, buffer: BytesMut::new(), flushed: true },
+            writer: FrameWriter { stream: writer, buffer: BytesMut::new(), flushed: true, progress: false },
             exporter,
             request: 0,
         })

@@ -17,7 +17,7 @@ const LONGEST_ADVICE: Duration = Duration::from_secs(3600);
 const EAGER_GAP: Duration = Duration::from_secs(3);
 /// How long the answer to a ping may take.
 const ANSWER: Duration = Duration::from_secs(20);
-/// How long it may take to write what is queued.
+/// How long nothing at all of what is queued may be written.
 const WRITE: Duration = Duration::from_secs(30);
 /// How long a server that said Goaway may take to close.
 const LEAVE: Duration = Duration::from_secs(10);
@@ -109,6 +109,13 @@ impl Vigil {
     pub(super) fn queued(&mut self, now: Instant) {
         self.said = now;
         self.writing.get_or_insert(now);
+    }
+
+    /// Some of what was queued has been written.
+    pub(super) fn progressed(&mut self, now: Instant) {
+        if let Some(since) = &mut self.writing {
+            *since = now;
+        }
     }
 
     /// All that was queued has been written.
@@ -250,6 +257,9 @@ mod tests {
         vigil.queued(start);
         vigil.queued(start + seconds(29));
         assert_eq!(vigil.due(start + WRITE, true), Due::Stuck);
+        vigil.progressed(start + seconds(29));
+        assert_eq!(vigil.due(start + WRITE, true), Due::At(start + seconds(29) + WRITE));
+        assert_eq!(vigil.due(start + seconds(29) + WRITE, true), Due::Stuck);
         vigil.written();
         assert!(matches!(vigil.due(start + WRITE, true), Due::At(_)));
     }

@@ -16,7 +16,7 @@ use super::{
     connection::unexpected,
     dial,
     pace::BackOff,
-    serve::{End, Serve},
+    serve::Serve,
     wake::{self, NetworkWatch, SleepWatch},
 };
 
@@ -35,6 +35,8 @@ pub(super) struct Link<T> {
     back_off: BackOff,
     network: NetworkWatch,
     sessions: u64,
+    /// Somebody asked for a connection while none was being waited for.
+    hasty: bool,
 }
 
 impl<T: From<(AccountKey, FromLink)> + Send + 'static> Link<T> {
@@ -45,7 +47,7 @@ impl<T: From<(AccountKey, FromLink)> + Send + 'static> Link<T> {
         events: mpsc::Sender<T>,
     ) -> Self {
         let network = NetworkWatch::open();
-        Self { key, settings, commands, events, back_off: BackOff::default(), network, sessions: 0 }
+        Self { key, settings, commands, events, back_off: BackOff::default(), network, sessions: 0, hasty: false }
     }
 
     /// Until the engine closes a channel.
@@ -56,6 +58,7 @@ impl<T: From<(AccountKey, FromLink)> + Send + 'static> Link<T> {
     /// One attempt with all that follows from it.
     async fn once(&mut self) -> Result<(), Abandoned> {
         self.tell(FromLink::Connecting).await?;
+        self.hasty = false;
         self.back_off.attempted(now());
         let outage = match self.attempt().await? {
             Ok((connection, up)) => self.session(connection, up).await?,
@@ -99,16 +102,17 @@ impl<T: From<(AccountKey, FromLink)> + Send + 'static> Link<T> {
         let number = up.number;
         self.tell(FromLink::Up(Box::new(up))).await?;
         let serve = Serve::new(number, connection, &limits, now());
-        match serve.run(self.key, &mut self.commands, &self.events, &mut self.network).await {
-            End::Lost(outage) => Ok(outage),
-            End::Abandoned => Err(Abandoned),
-        }
+        serve.run(self.key, &mut self.commands, &self.events, &mut self.network).await
     }
 
     /// Waits for the next attempt: its time, a command, a change of the network, the end of a sleep.
     async fn wait(&mut self, retry_in: Option<Duration>) -> Result<(), Abandoned> {
         let mut due = retry_in.map(|wait| Instant::now() + wait);
         let mut sleep = SleepWatch::new();
+        if std::mem::take(&mut self.hasty) {
+            self.back_off.reset();
+            return Ok(());
+        }
         loop {
             // Without a time of its own it waits for the command alone.
             let look = Instant::now() + wake::LOOK;
@@ -140,8 +144,30 @@ impl<T: From<(AccountKey, FromLink)> + Send + 'static> Link<T> {
         }
     }
 
-    async fn tell(&self, news: FromLink) -> Result<(), Abandoned> {
-        self.events.send((self.key, news).into()).await.map_err(|_| Abandoned)
+    async fn tell(&mut self, news: FromLink) -> Result<(), Abandoned> {
+        self.hasty |= report(self.key, news, &mut self.commands, &self.events).await?;
+        Ok(())
+    }
+}
+
+/// Reports while no session stands. Takes the commands that come meanwhile, so that the engine never waits for us while
+/// we wait for it: frames among them are for a session that is over. Gives whether one said to reconnect.
+pub(super) async fn report<T: From<(AccountKey, FromLink)>>(
+    key: AccountKey,
+    news: FromLink,
+    commands: &mut mpsc::Receiver<ToLink>,
+    events: &mpsc::Sender<T>,
+) -> Result<bool, Abandoned> {
+    let mut hasty = false;
+    loop {
+        tokio::select! {
+            biased;
+            permit = events.reserve() => {
+                permit.map_err(|_| Abandoned)?.send((key, news).into());
+                return Ok(hasty);
+            }
+            command = commands.recv() => hasty |= command.ok_or(Abandoned)? == ToLink::Reconnect,
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
     connection::{broken, garbled},
     failure::shown,
     pace::{Due, Vigil},
+    run::{Abandoned, report},
     wake::NetworkWatch,
 };
 
@@ -35,14 +36,6 @@ const WAITING: usize = 64;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long to write what is queued when the engine stops.
 const LEAVE: Duration = Duration::from_secs(2);
-
-/// How a session ends.
-pub(super) enum End {
-    /// The connection is gone.
-    Lost(Outage),
-    /// The engine is gone.
-    Abandoned,
-}
 
 /// One session.
 pub(super) struct Serve {
@@ -64,60 +57,84 @@ impl Serve {
         Self { number, connection, frame_limit, vigil, waiting: VecDeque::new(), farewell: None }
     }
 
-    /// Until the connection or the engine goes.
+    /// Until the connection goes, and why; or until the engine goes. What had come by then is handed over.
     pub(super) async fn run<T: From<(AccountKey, FromLink)> + Send + 'static>(
         mut self,
         key: AccountKey,
         commands: &mut mpsc::Receiver<ToLink>,
         events: &mpsc::Sender<T>,
         network: &mut NetworkWatch,
-    ) -> End {
+    ) -> Result<Outage, Abandoned> {
+        let outage = self.converse(key, commands, events, network).await?;
+        while let Some(frame) = self.waiting.pop_front() {
+            report(key, FromLink::Frame(Box::new(frame)), commands, events).await?;
+        }
+        Ok(self.farewell.take().unwrap_or(outage))
+    }
+
+    async fn converse<T: From<(AccountKey, FromLink)> + Send + 'static>(
+        &mut self,
+        key: AccountKey,
+        commands: &mut mpsc::Receiver<ToLink>,
+        events: &mpsc::Sender<T>,
+        network: &mut NetworkWatch,
+    ) -> Result<Outage, Abandoned> {
         loop {
             if let Err(outage) = self.sort() {
-                // What the server said before it went is still worth hearing.
-                return match self.hand_over(key, events).await {
-                    true => End::Lost(self.farewell.take().unwrap_or(outage)),
-                    false => End::Abandoned,
-                };
+                return Ok(outage);
             }
             let listening = self.waiting.is_empty();
-            let next = match self.vigil.due(now(), listening) {
-                Due::At(time) => time,
-                Due::Ping => {
-                    self.ping();
-                    continue;
-                }
-                Due::Silent => return self.lost("the server no longer answers"),
-                Due::Stuck => return self.lost("the server no longer takes what is sent"),
-                Due::Left => return self.lost("the server asked to leave"),
+            let next = match self.due(listening) {
+                Ok(time) => time,
+                Err(outage) => return Ok(outage),
             };
             let Connection { reader, writer, .. } = &mut self.connection;
             let room = writer.waiting() < OUTGOING && self.waiting.len() < WAITING;
             tokio::select! {
                 biased;
-                permit = events.reserve(), if !listening => match (permit, self.waiting.pop_front()) {
-                    (Ok(permit), Some(frame)) => permit.send((key, FromLink::Frame(Box::new(frame))).into()),
-                    _ => return End::Abandoned,
-                },
+                permit = events.reserve(), if !listening => {
+                    let permit = permit.map_err(|_| Abandoned)?;
+                    if let Some(frame) = self.waiting.pop_front() {
+                        permit.send((key, FromLink::Frame(Box::new(frame))).into());
+                    }
+                }
                 written = writer.flush(), if !writer.is_idle() => match written {
                     Ok(()) => self.vigil.written(),
-                    Err(error) => return End::Lost(self.last_words(broken(&error)).await),
+                    Err(error) => return Ok(self.last_words(broken(&error)).await),
                 },
                 command = commands.recv(), if room => match command {
                     Some(command) => self.obey(command, commands),
                     None => {
                         self.leave().await;
-                        return End::Abandoned;
+                        return Err(Abandoned);
                     }
                 },
                 read = reader.fill(), if listening => match read {
                     Ok(()) => self.vigil.heard(now()),
-                    Err(error) => return End::Lost(self.farewell.take().unwrap_or_else(|| broken(&error).into())),
+                    Err(error) => return Ok(broken(&error).into()),
                 },
-                () = network.changed() => if !self.vigil.is_asking() { self.ping() },
+                () = network.changed() => self.ask(),
                 () = sleep_until(next.into()) => {}
             }
         }
+    }
+
+    /// Does what is due; gives when to look again, or why the connection is given up.
+    fn due(&mut self, listening: bool) -> Result<Instant, Outage> {
+        if self.connection.writer.take_progress() {
+            self.vigil.progressed(now());
+        }
+        let why = match self.vigil.due(now(), listening) {
+            Due::At(time) => return Ok(time),
+            Due::Ping => {
+                self.ping();
+                return Ok(now());
+            }
+            Due::Silent => "the server no longer answers",
+            Due::Stuck => "the server no longer takes what is sent",
+            Due::Left => "the server asked to leave",
+        };
+        Err(ApiError::new(ErrorCode::Unreachable, format!("the connection was given up: {why}")).into())
     }
 
     /// Takes the frames that have come out of the buffer: the link's own are dealt with, the others wait for the engine.
@@ -149,11 +166,7 @@ impl Serve {
             match next {
                 ToLink::Frame { up, frame } if up == self.number => self.queue(&frame),
                 ToLink::Frame { .. } => tracing::debug!("dropping a frame that was meant for an earlier session"),
-                ToLink::Reconnect => {
-                    if !self.vigil.is_asking() {
-                        self.ping();
-                    }
-                }
+                ToLink::Reconnect => self.ask(),
             }
             if self.connection.writer.waiting() < OUTGOING && self.waiting.len() < WAITING {
                 command = commands.try_recv().ok();
@@ -174,20 +187,17 @@ impl Serve {
         self.vigil.queued(now());
     }
 
+    /// Finds out at once whether the connection still lives.
+    fn ask(&mut self) {
+        if !self.vigil.is_asking() {
+            self.ping();
+        }
+    }
+
     fn ping(&mut self) {
         let body = Some(client_frame::Body::Ping(v1::Ping {}));
         self.connection.writer.queue(&ClientFrame { request: PING_REQUEST, body });
         self.vigil.pinged(now());
-    }
-
-    /// Gives the engine what has come; false when it is gone.
-    async fn hand_over<T: From<(AccountKey, FromLink)>>(&mut self, key: AccountKey, events: &mpsc::Sender<T>) -> bool {
-        while let Some(frame) = self.waiting.pop_front() {
-            if events.send((key, FromLink::Frame(Box::new(frame))).into()).await.is_err() {
-                return false;
-            }
-        }
-        true
     }
 
     /// The engine stops: what it said last still goes out, within a moment.
@@ -200,23 +210,18 @@ impl Serve {
     /// The server does not read any more; perhaps it has said why.
     async fn last_words(&mut self, otherwise: ApiError) -> Outage {
         let listen = async {
-            loop {
-                self.waiting.clear();
-                self.sort()?;
+            while self.waiting.len() < WAITING {
                 if self.connection.reader.fill().await.is_err() {
-                    return Ok::<(), Outage>(());
+                    break;
                 }
+                self.sort()?;
             }
+            Ok::<(), Outage>(())
         };
         match tokio::time::timeout(LAST_WORDS, listen).await {
             Ok(Err(said)) => said,
-            _ => self.farewell.take().unwrap_or_else(|| otherwise.into()),
+            _ => otherwise.into(),
         }
-    }
-
-    fn lost(&mut self, why: &str) -> End {
-        let error = || ApiError::new(ErrorCode::Unreachable, format!("the connection was given up: {why}")).into();
-        End::Lost(self.farewell.take().unwrap_or_else(error))
     }
 }
 

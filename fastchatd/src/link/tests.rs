@@ -356,3 +356,25 @@ async fn the_session_of_another_account_is_not_taken() {
     peer.answer(&frame, Body::Session(v1::Session { account: "mallory".into(), ..session() })).await;
     assert_eq!(engine.down().await.error.code, ErrorCode::Server);
 }
+
+#[tokio::test]
+async fn an_engine_and_a_link_that_have_much_to_say_do_not_wait_for_each_other_in_a_circle() {
+    let server = FakeServer::start().await;
+    let mut engine = Engine::start_with_room(&server.address, Some(server.pin), 1);
+    let (mut peer, up) = tokio::join!(server.session(), engine.up());
+    // Two reports fill the way to the engine; then the session ends, which is a third.
+    for request in 1..=2 {
+        peer.send(&ServerFrame { request, body: Some(Body::Done(v1::Done {})) }).await;
+    }
+    drop(peer);
+    // More than the channel holds: this ends only if the link takes commands while its own reports wait.
+    for request in 1..=500 {
+        engine.submit(up, request, 1).await;
+    }
+    engine.tell(ToLink::Reconnect).await;
+    for request in 1..=2 {
+        assert_eq!(engine.frame().await.request, request);
+    }
+    assert!(matches!(engine.next().await, FromLink::Down(_)));
+    assert_eq!(engine.next().await, FromLink::Connecting);
+}

@@ -62,11 +62,16 @@ pub(crate) struct Judge {
 impl Judge {
     /// For one handshake. Reads the system's authorities where they are needed; that may block for some milliseconds.
     pub(crate) fn new(trust: Trust) -> Arc<Self> {
+        let mut roots = RootCertStore::empty();
+        if !matches!(trust, Trust::Pinned(_)) {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        Self::with_authorities(trust, roots)
+    }
+
+    fn with_authorities(trust: Trust, roots: RootCertStore) -> Arc<Self> {
         let provider = Arc::new(ring::default_provider());
-        let public = match trust {
-            Trust::Pinned(_) => None,
-            Trust::Public | Trust::FirstContact { .. } => public_authorities(&provider),
-        };
+        let public = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().ok();
         Arc::new(Self { trust, public, provider, seen: OnceLock::new() })
     }
 
@@ -95,7 +100,8 @@ impl Judge {
         let seen = self.seen.get()?;
         match (self.trust, &seen.doubt) {
             (Trust::Pinned(known), _) if known != seen.pin => Some(changed(server, known, seen.pin)),
-            (Trust::Pinned(_), _) | (_, None) => None,
+            // It passed, so something else went wrong.
+            (Trust::Pinned(_) | Trust::FirstContact { accept: true }, _) | (_, None) => None,
             (_, Some(doubt)) => Some(unknown(server, seen.pin, doubt)),
         }
     }
@@ -170,12 +176,6 @@ impl ServerCertVerifier for Judge {
     }
 }
 
-fn public_authorities(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVerifier>> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().ok()
-}
-
 fn pin_of(certificate: &CertificateDer<'_>) -> Result<Pin, Error> {
     let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
     Ok(Pin(Sha256::digest(key.as_ref()).into()))
@@ -187,7 +187,9 @@ fn changed(server: &ServerAddress, known: Pin, now: Pin) -> ApiError {
          Either its operator has replaced it, or somebody pretends to be this server. Nothing was sent to it"
     );
     ApiError::new(ErrorCode::ServerChanged, message)
-        .hint(format!("ask the server's operator; only if they confirm the new key: `fastchatctl login --pin {now}`"))
+        .hint(format!(
+            "ask the server's operator; only if they confirm the new key: `fastchatctl login USER@{server} --pin {now}`"
+        ))
         .with("known_pin", known.to_string())
         .with("pin", now.to_string())
 }
@@ -198,4 +200,76 @@ fn unknown(server: &ServerAddress, pin: Pin, doubt: &str) -> ApiError {
             "compare it with what the server's operator says, then add `--pin {pin}`, or `--accept-new` to trust it unseen"
         ))
         .with("pin", pin.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    use super::*;
+
+    const ACCEPT: Trust = Trust::FirstContact { accept: true };
+    const ASK: Trust = Trust::FirstContact { accept: false };
+
+    /// An authority that the system trusts, and a certificate of it for `chat.example.org`.
+    fn vouched() -> (RootCertStore, CertificateDer<'static>) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let params = CertificateParams::new(["chat.example.org".to_owned()]).unwrap();
+        let leaf = params.signed_by(&KeyPair::generate().unwrap(), &authority).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        (roots, leaf.der().clone())
+    }
+
+    fn passes(judge: &Judge, certificate: &CertificateDer<'_>, host: &str) -> bool {
+        let name = ServerName::try_from(host.to_owned()).unwrap();
+        judge.verify_server_cert(certificate, &[], &name, &[], UnixTime::now()).is_ok()
+    }
+
+    #[test]
+    fn what_a_public_authority_vouches_for_needs_no_pin() {
+        let (roots, leaf) = vouched();
+        for trust in [Trust::Public, ASK, ACCEPT] {
+            let judge = Judge::with_authorities(trust, roots.clone());
+            assert!(passes(&judge, &leaf, "chat.example.org"), "{trust:?}");
+            assert_eq!(judge.learned(), Trust::Public);
+        }
+    }
+
+    #[test]
+    fn a_public_certificate_for_another_name_does_not_count() {
+        let (roots, leaf) = vouched();
+        let server = ServerAddress::new("other.example.org", 1).unwrap();
+        for trust in [Trust::Public, ASK] {
+            let judge = Judge::with_authorities(trust, roots.clone());
+            assert!(!passes(&judge, &leaf, server.host()), "{trust:?}");
+            assert_eq!(judge.objection(&server).unwrap().code, ErrorCode::UntrustedServer);
+        }
+    }
+
+    #[test]
+    fn a_pin_counts_more_than_names_and_a_public_certificate_more_than_nothing() {
+        let (roots, leaf) = vouched();
+        let pin = pin_of(&leaf).unwrap();
+        assert!(passes(&Judge::with_authorities(Trust::Pinned(pin), roots.clone()), &leaf, "other.example.org"));
+        let judge = Judge::with_authorities(Trust::Pinned(Pin([0; 32])), roots);
+        assert!(!passes(&judge, &leaf, "chat.example.org"), "a valid certificate must not get around the pin");
+    }
+
+    #[test]
+    fn what_is_accepted_unseen_is_pinned() {
+        let (_, leaf) = vouched();
+        let judge = Judge::with_authorities(ACCEPT, RootCertStore::empty());
+        assert!(passes(&judge, &leaf, "chat.example.org"));
+        assert_eq!(judge.learned(), Trust::Pinned(pin_of(&leaf).unwrap()));
+        assert!(!passes(&Judge::with_authorities(ASK, RootCertStore::empty()), &leaf, "chat.example.org"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_certificate_are_refused() {
+        let judge = Judge::with_authorities(ACCEPT, RootCertStore::empty());
+        assert!(!passes(&judge, &CertificateDer::from(b"garbage".to_vec()), "chat.example.org"));
+    }
 }

@@ -142,7 +142,7 @@ impl Notifier {
         }
     }
 
-    async fn close(&self, id: u32) {
+    async fn close(&mut self, id: u32) {
         if let Some(service) = &self.service {
             service.close(id).await;
         }

@@ -30,6 +30,11 @@ pub(super) fn create(data: &Path) -> Result<RootKey, ApiError> {
     Ok(key)
 }
 
+/// Removes the key.
+pub(super) fn remove(data: &Path) -> Result<(), ApiError> {
+    record::remove_private(&data.join(NAME))
+}
+
 /// The record says that the key is in a file, but there is none.
 pub(super) fn missing(data: &Path) -> ApiError {
     ApiError::new(ErrorCode::Internal, format!("{} is gone", data.join(NAME).display()))

@@ -10,6 +10,10 @@ use std::{
 };
 
 use fastchat_ipc::{ApiError, ErrorCode, KeyStore};
+use rustix::{
+    fs::{CWD, OFlags, RenameFlags, renameat_with},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -92,6 +96,19 @@ pub(super) fn write(data: &Path, record: &Record) -> Result<(), ApiError> {
     write_private(&data.join(NAME), text.as_bytes())
 }
 
+/// Removes the record.
+pub(super) fn remove(data: &Path) -> Result<(), ApiError> {
+    remove_private(&data.join(NAME))
+}
+
+/// Removes a file; it need not be there.
+pub(super) fn remove_private(path: &Path) -> Result<(), ApiError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path, "remove", &error)),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the data directory, for this user alone.
 pub(super) fn prepare(data: &Path) -> Result<(), ApiError> {
     DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(|error| io_error(data, "make", &error))
@@ -123,9 +140,7 @@ pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), ApiError>
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
         file.write_all(content)?;
         file.sync_all()?;
-        // Unlike a rename, a link never replaces what somebody else has put there meanwhile.
-        fs::hard_link(&unfinished, path)?;
-        fs::remove_file(&unfinished)?;
+        rename_new(&unfinished, path)?;
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
     write().map_err(|error| {
@@ -134,8 +149,17 @@ pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), ApiError>
     })
 }
 
+/// Renames, without replacing what is there.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some network file systems cannot do that; there, looking first has to do.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !to.try_exists()? => fs::rename(from, to),
+        renamed => Ok(renamed?),
+    }
+}
+
 fn no_follow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
+    i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0)
 }
 
 fn io_error(path: &Path, verb: &str, error: &io::Error) -> ApiError {

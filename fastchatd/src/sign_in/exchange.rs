@@ -51,7 +51,7 @@ impl Exchange {
     pub(super) async fn restore(&mut self, login: v1::Login, key: &BackupKey) -> Result<Identity, ApiError> {
         let login = v1::Login { fetch_backup_only: true, device: None, ..login };
         let session = self.session(client_frame::Body::Login(login)).await?;
-        let account = self.address.to_string();
+        let account = self.address.account.to_string();
         let identity = key.open_identity(&session.identity_backup, &account).map_err(|error| {
             ApiError::new(
                 ErrorCode::Refused,

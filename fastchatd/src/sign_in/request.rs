@@ -30,10 +30,7 @@ pub(super) struct Request {
 impl Request {
     /// Checks what both ways of signing in need.
     pub(super) fn check(asked: &SignIn) -> Result<Self, ApiError> {
-        let address: Address = asked.address.parse().map_err(|error| {
-            bad(format!("`{}` is not an address: {error}", asked.address.escape_debug()))
-                .hint("for example alice@chat.example.org")
-        })?;
+        let address = address(&asked.address)?;
         if asked.password.is_empty() {
             return Err(bad("the password is empty"));
         }
@@ -64,6 +61,13 @@ impl Request {
         }
         Ok(self)
     }
+}
+
+/// Reads an address.
+pub(super) fn address(text: &str) -> Result<Address, ApiError> {
+    text.parse().map_err(|error| {
+        bad(format!("`{}` is not an address: {error}", text.escape_debug())).hint("for example alice@chat.example.org")
+    })
 }
 
 fn device_name(asked: &str) -> Result<String, ApiError> {

@@ -1,0 +1,107 @@
+//! What the core knows of an account besides what is stored: its keys in memory, its connection, what was asked.
+//!
+//! **Invariant**: everything here can be lost at any time and comes back from the store and the server.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastchat_e2ee::{Device, Fingerprint, Identity};
+use fastchat_ipc::AccountState;
+use fastchat_wire::{AccountName, ConversationId, MessageId, v1};
+
+use super::CallId;
+
+/// An account at work.
+pub(super) struct Live {
+    pub(super) identity: Identity,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) device: Device,
+    pub(super) state: AccountState,
+    /// Why it is not online.
+    pub(super) reason: String,
+    /// What the server allows; `Some` while a session is up.
+    pub(super) limits: Option<v1::Limits>,
+    /// The session's number, for its link.
+    pub(super) up: u64,
+    pub(super) next_request: u64,
+    /// Requests that the server has not answered.
+    pub(super) asked: BTreeMap<u64, Asked>,
+    /// Identity keys that the server named for accounts we asked about on this connection.
+    pub(super) directory: BTreeMap<AccountName, Vec<u8>>,
+    /// Welcomes of people whose identity changed, until somebody trusts them. The server sends them again.
+    pub(super) held: BTreeMap<AccountName, v1::Joining>,
+    /// Who is connected, since when.
+    pub(super) presence: BTreeMap<AccountName, (bool, u64)>,
+    /// Key packages are on their way to the server.
+    pub(super) publishing: bool,
+    /// One-time key packages that the server holds for us, as far as we know.
+    pub(super) packages_left: u32,
+}
+
+/// What is going on with a chat's conversation.
+#[derive(Default)]
+pub(super) struct ChatWork {
+    /// A batch is with the server: the next one waits for its answer, so that order holds.
+    pub(super) submitting: bool,
+    /// Messages (by their numbers in the outbox) that the server has and that have not come back in the log.
+    pub(super) accepted: BTreeSet<u64>,
+    /// A conversation is being made.
+    pub(super) establishing: bool,
+    /// Attempts to make one on this connection.
+    pub(super) attempts: u32,
+    /// Nothing is tried before this time; 0: now.
+    pub(super) retry_at: u64,
+}
+
+/// What a request to the server was for.
+pub(super) enum Asked {
+    /// Key packages were published.
+    Publish { last_resort: bool },
+    /// An account's identity key, for a call that waits.
+    Lookup(AccountName),
+    /// Key packages of a chat's contact.
+    Claim { chat: u32 },
+    /// A chat's new conversation.
+    Create { chat: u32, conversation: ConversationId },
+    /// Messages of a chat's outbox.
+    Submit { chat: u32, conversation: ConversationId, messages: Vec<(u64, MessageId)> },
+    /// A block, or the end of one.
+    Block { contact: u32, blocked: bool },
+    /// Whom presence is shared with.
+    Share,
+    /// The end of the session, for a call that waits.
+    Logout(CallId),
+}
+
+impl Live {
+    pub(super) fn new(identity: Identity, device: Device) -> Self {
+        Self {
+            fingerprint: identity.public().fingerprint(),
+            identity,
+            device,
+            state: AccountState::Offline,
+            reason: String::new(),
+            limits: None,
+            up: 0,
+            next_request: 1,
+            asked: BTreeMap::new(),
+            directory: BTreeMap::new(),
+            held: BTreeMap::new(),
+            presence: BTreeMap::new(),
+            publishing: false,
+            packages_left: 0,
+        }
+    }
+
+    /// Forgets what only the connection knew.
+    pub(super) fn disconnect(&mut self) -> BTreeMap<u64, Asked> {
+        self.limits = None;
+        self.directory.clear();
+        self.presence.clear();
+        self.publishing = false;
+        std::mem::take(&mut self.asked)
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.limits.is_some()
+    }
+}

@@ -1,0 +1,290 @@
+//! Messages on their way out: sealed in order, one batch at a time, the same bytes on every try.
+//!
+//! **Invariant**: a message's ciphertext is durable before its first byte is sent, and no later message of its chat is
+//! with the server before it.
+
+use fastchat_e2ee::{Content, SealError, Transaction};
+use fastchat_ipc::{EventKind, MessageState};
+use fastchat_wire::{Code, ConversationId, MessageId, v1};
+use v1::client_frame::Body as Ask;
+
+use crate::{
+    link::api_error,
+    store::{
+        StoreError, Write,
+        rows::{ConversationRow, OutboxRow, SealedRow},
+    },
+};
+
+use super::{
+    Broken, Core,
+    live::{Asked, ChatWork},
+};
+
+/// Messages in one batch at most.
+const BATCH: usize = 32;
+/// Bytes in one batch at most, so that a frame is never too large.
+const BATCH_BYTES: usize = 512 * 1024;
+
+impl Core {
+    pub(super) fn work(&mut self, account: u32, chat: u32) -> &mut ChatWork {
+        self.work.entry((account, chat)).or_default()
+    }
+
+    /// The connection is another one: what was under way on the old one begins anew. Advice to wait still counts.
+    pub(super) fn reset_work(&mut self, account: u32) {
+        for (_, work) in self.work.range_mut((account, 0)..=(account, u32::MAX)) {
+            *work = ChatWork { retry_at: work.retry_at, ..ChatWork::default() };
+        }
+        self.work.retain(|key, work| key.0 != account || work.retry_at > 0);
+    }
+
+    /// Sends what waits in a chat, as far as that is possible now.
+    pub(super) fn pump(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
+        if !self.live.get(&account).is_some_and(super::live::Live::is_up) || !self.store.has_outbox(account, chat)? {
+            return Ok(());
+        }
+        let held = self.contact_of_chat(account, chat).is_none_or(|contact| contact.changed_identity.is_some());
+        let work = self.work(account, chat);
+        if held || work.submitting || work.retry_at > 0 {
+            return Ok(());
+        }
+        let Some((_, row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
+        let open = |id: &ConversationId| {
+            self.store.tables().conversations.get(&(account, *id)).is_some_and(|conversation| !conversation.closed)
+        };
+        match row.conversation.filter(open) {
+            Some(conversation) => self.submit(account, chat, conversation),
+            None if self.next_batch(account, chat)?.is_empty() => Ok(()),
+            None => self.establish(account, chat),
+        }
+    }
+
+    /// Queued messages, in order, as many as go into one frame.
+    fn next_batch(&self, account: u32, chat: u32) -> Result<Vec<(u64, OutboxRow)>, StoreError> {
+        let limits = self.live.get(&account).and_then(|live| live.limits).unwrap_or_default();
+        let most = BATCH.min(limits.submit_entries.max(1) as usize);
+        let mut bytes = 0;
+        let queued = self.store.outbox(account, chat, usize::MAX)?.into_iter();
+        let accepted = self.work.get(&(account, chat)).map(|work| &work.accepted);
+        let queued = queued.filter(|(number, row)| {
+            row.state == MessageState::Queued && !accepted.is_some_and(|accepted| accepted.contains(number))
+        });
+        let fits = queued.take(most).take_while(|(_, row)| {
+            let first = bytes == 0;
+            bytes += row.sealed.as_ref().map_or(row.text.len() + 1024, |sealed| sealed.payload.len() + 64);
+            first || bytes <= BATCH_BYTES
+        });
+        Ok(fits.collect())
+    }
+
+    fn submit(&mut self, account: u32, chat: u32, conversation: ConversationId) -> Result<(), Broken> {
+        let mut batch = self.next_batch(account, chat)?;
+        if batch.is_empty() || !self.seal(account, chat, conversation, &mut batch)? {
+            return Ok(());
+        }
+        let entry = |(_, row): &(u64, OutboxRow)| {
+            let sealed = row.sealed.clone()?;
+            Some(v1::NewEntry {
+                message_id: row.id.to_wire(),
+                epoch: sealed.epoch,
+                kind: v1::EntryKind::Application.into(),
+                payload: sealed.payload.into(),
+            })
+        };
+        let entries = batch.iter().filter_map(entry).collect();
+        let messages = batch.iter().map(|(number, row)| (*number, row.id)).collect();
+        self.work(account, chat).submitting = true;
+        let body = Ask::Submit(v1::Submit { conversation: conversation.to_wire(), entries });
+        self.ask(account, Asked::Submit { chat, conversation, messages }, body);
+        Ok(())
+    }
+
+    /// Seals those of a batch that are not sealed for this conversation yet. `false`: the conversation has to be left.
+    fn seal(
+        &mut self,
+        account: u32,
+        chat: u32,
+        id: ConversationId,
+        batch: &mut [(u64, OutboxRow)],
+    ) -> Result<bool, Broken> {
+        let Some(mut row) = self.store.tables().conversations.get(&(account, id)).cloned() else { return Ok(false) };
+        let Some(live) = self.live.get(&account) else { return Ok(false) };
+        let state = self.store.state(account);
+        let mut transaction = Transaction::new(&state);
+        let mut write = Write::default();
+        for (number, message) in batch.iter_mut() {
+            if message.sealed.as_ref().is_some_and(|sealed| sealed.conversation == id) {
+                continue;
+            }
+            row.sent_counter += 1;
+            let content = Content::text(message.written_at_ms, row.sent_counter, message.text.clone());
+            match transaction.seal(&live.device, id.0, message.id.0, &content) {
+                Ok(sealed) => {
+                    let (epoch, payload) = (sealed.epoch, sealed.payload);
+                    message.sealed = Some(SealedRow { conversation: id, epoch, payload });
+                    write.outbox(account, chat, *number, Some(message))?;
+                }
+                Err(SealError::Store(error)) => {
+                    tracing::error!(%error, "the encryption state cannot be read");
+                    return Err(StoreError::Damaged);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a conversation cannot be used any more; another one takes its place");
+                    self.leave(account, chat, id)?;
+                    self.pump(account, chat)?;
+                    return Ok(false);
+                }
+            }
+        }
+        write.state(account, transaction.into_changes());
+        write.conversation(account, id, Some(row));
+        self.commit(write, account, Vec::new())?;
+        Ok(true)
+    }
+
+    /// The server has the batch. Its messages move to the history when they come back in the log.
+    pub(super) fn submitted(&mut self, account: u32, chat: u32, messages: &[(u64, MessageId)]) -> Result<(), Broken> {
+        let waiting: Vec<u64> = self.store.outbox(account, chat, usize::MAX)?.into_iter().map(|(n, _)| n).collect();
+        let work = self.work(account, chat);
+        work.submitting = false;
+        work.accepted = messages.iter().map(|(number, _)| *number).filter(|n| waiting.contains(n)).collect();
+        self.pump(account, chat)
+    }
+
+    pub(super) fn submit_failed(
+        &mut self,
+        account: u32,
+        chat: u32,
+        conversation: ConversationId,
+        messages: &[(u64, MessageId)],
+        failure: &v1::Failure,
+    ) -> Result<(), Broken> {
+        self.work(account, chat).submitting = false;
+        match failure.code() {
+            Code::ClosedConversation | Code::StaleEpoch | Code::NotAMember | Code::NotFound => {
+                self.leave(account, chat, conversation)?;
+                self.pump(account, chat)
+            }
+            code if code.is_temporary() => {
+                self.retry_later(account, chat, failure);
+                Ok(())
+            }
+            Code::Refused => {
+                let name = self.contact_of_chat(account, chat).map_or_else(String::new, |row| row.name.to_string());
+                let why = format!("{name} does not accept messages from you");
+                self.fail_batch(account, chat, conversation, messages, &why)
+            }
+            _ => {
+                let why = api_error(failure).message;
+                self.fail_batch(account, chat, conversation, messages, &why)
+            }
+        }
+    }
+
+    /// None of the batch is in the log, and trying again as it is would not help.
+    fn fail_batch(
+        &mut self,
+        account: u32,
+        chat: u32,
+        conversation: ConversationId,
+        messages: &[(u64, MessageId)],
+        why: &str,
+    ) -> Result<(), Broken> {
+        let mut write = Write::default();
+        let mut events = Vec::new();
+        let mut unsealed = 0;
+        let title = self.chat_id(account, chat);
+        for (number, mut row) in self.store.outbox(account, chat, usize::MAX)? {
+            if messages.contains(&(number, row.id)) {
+                unsealed += u64::from(row.sealed.take().is_some());
+                fail(&mut row, why);
+                write.outbox(account, chat, number, Some(&row))?;
+                events.push(state_event(&title, &row));
+            }
+        }
+        if let Some(row) = self.store.tables().conversations.get(&(account, conversation)).cloned() {
+            let sent_counter = row.sent_counter.saturating_sub(unsealed);
+            write.conversation(account, conversation, Some(ConversationRow { sent_counter, ..row }));
+        }
+        self.commit(write, account, events)?;
+        self.pump(account, chat)
+    }
+
+    /// Nothing of a chat's outbox can go out.
+    pub(super) fn fail_outbox(&mut self, account: u32, chat: u32, why: &str) -> Result<(), Broken> {
+        self.change_outbox(account, chat, MessageState::Queued, |row| fail(row, why))
+    }
+
+    pub(super) fn hold_outbox(
+        &self,
+        write: &mut Write,
+        events: &mut Vec<EventKind>,
+        account: u32,
+        chat: u32,
+        name: &str,
+    ) -> Result<(), Broken> {
+        let title = self.chat_id(account, chat);
+        for (number, mut row) in self.store.outbox(account, chat, usize::MAX)? {
+            if row.state == MessageState::Queued {
+                row.state = MessageState::Held;
+                row.error = held_reason(name);
+                write.outbox(account, chat, number, Some(&row))?;
+                events.push(state_event(&title, &row));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn release_outbox(
+        &self,
+        write: &mut Write,
+        events: &mut Vec<EventKind>,
+        account: u32,
+        chat: u32,
+    ) -> Result<(), Broken> {
+        let title = self.chat_id(account, chat);
+        for (number, mut row) in self.store.outbox(account, chat, usize::MAX)? {
+            if row.state == MessageState::Held {
+                row.state = MessageState::Queued;
+                row.error.clear();
+                write.outbox(account, chat, number, Some(&row))?;
+                events.push(state_event(&title, &row));
+            }
+        }
+        Ok(())
+    }
+
+    fn change_outbox(
+        &mut self,
+        account: u32,
+        chat: u32,
+        from: MessageState,
+        change: impl Fn(&mut OutboxRow),
+    ) -> Result<(), Broken> {
+        let mut write = Write::default();
+        let mut events = Vec::new();
+        let title = self.chat_id(account, chat);
+        for (number, mut row) in self.store.outbox(account, chat, usize::MAX)? {
+            if row.state == from {
+                change(&mut row);
+                write.outbox(account, chat, number, Some(&row))?;
+                events.push(state_event(&title, &row));
+            }
+        }
+        self.commit(write, account, events)
+    }
+}
+
+pub(super) fn held_reason(name: &str) -> String {
+    format!("the identity key of {name} has changed")
+}
+
+pub(super) fn state_event(chat: &str, row: &OutboxRow) -> EventKind {
+    EventKind::MessageState { chat: chat.to_owned(), id: row.id.to_string(), state: row.state }
+}
+
+fn fail(row: &mut OutboxRow, why: &str) {
+    row.state = MessageState::Failed;
+    why.clone_into(&mut row.error);
+}

@@ -1,0 +1,328 @@
+//! An account's session: what is said when it comes up, and what is left when it goes.
+//!
+//! **Invariant**: a frame is sent only while a session is up, and each request is remembered until its answer or its end.
+
+use fastchat_e2ee::Transaction;
+use fastchat_ipc::{AccountState, ApiError, ContactState, ErrorCode, EventKind};
+use fastchat_wire::{AccountName, v1};
+use v1::{client_frame::Body as Ask, server_frame::Body as Said};
+
+use crate::{
+    link::{AccountKey, Down, LinkSettings, ToLink, Token, Up, api_error},
+    store::{StoreError, Write},
+};
+
+use super::{
+    Action, Broken, Core,
+    live::{Asked, Live},
+};
+
+/// One-time key packages that the server should hold for us.
+const KEY_PACKAGES: u32 = 50;
+/// How old the last-resort key package may get.
+const LAST_RESORT_MS: u64 = 7 * 24 * 3600 * 1000;
+
+impl Core {
+    /// Takes an account of the store to work.
+    pub(super) fn start(&mut self, account: u32) -> Result<(), Broken> {
+        let Some(row) = self.store.tables().accounts.get(&account) else { return Ok(()) };
+        let identity = fastchat_e2ee::Identity::from_bytes(&row.identity).map_err(|_| StoreError::Damaged)?;
+        let device = fastchat_e2ee::Device::from_bytes(&row.device).map_err(|_| StoreError::Damaged)?;
+        let (token, name, server, pin) = (row.token.clone(), row.name.clone(), row.server.clone(), row.pin);
+        let signer = fastchat_e2ee::Device::from_bytes(&row.device).map_err(|_| StoreError::Damaged)?;
+        let mut live = Live::new(identity, device);
+        let Some(token) = Token::from_bytes(&token) else {
+            live.state = AccountState::LoggedOut;
+            live.reason = "the server has ended this device's session".into();
+            self.live.insert(account, live);
+            return Ok(());
+        };
+        let signer = std::sync::Arc::new(move |message: &[u8]| signer.sign(&[], message).unwrap_or_default());
+        let settings = LinkSettings { account: name, server, pin, token, signer };
+        self.actions.push(Action::StartLink(AccountKey(account), settings));
+        self.live.insert(account, live);
+        Ok(())
+    }
+
+    /// Sends a request; does nothing when no session is up.
+    pub(super) fn ask(&mut self, account: u32, asked: Asked, body: Ask) {
+        let Some(live) = self.live.get_mut(&account).filter(|live| live.is_up()) else { return };
+        let request = live.next_request;
+        live.next_request += 1;
+        live.asked.insert(request, asked);
+        let up = live.up;
+        let frame = v1::ClientFrame { request, body: Some(body) };
+        self.actions.push(Action::Link(AccountKey(account), ToLink::Frame { up, frame }));
+    }
+
+    /// Sends what has no answer; does nothing when no session is up.
+    pub(super) fn tell(&mut self, account: u32, body: Ask) {
+        let Some(up) = self.live.get(&account).filter(|live| live.is_up()).map(|live| live.up) else { return };
+        let frame = v1::ClientFrame { request: 0, body: Some(body) };
+        self.actions.push(Action::Link(AccountKey(account), ToLink::Frame { up, frame }));
+    }
+
+    pub(super) fn ask_who(&mut self, account: u32, name: &AccountName) {
+        let body = Ask::GetAccount(v1::GetAccount { account: name.to_string() });
+        self.ask(account, Asked::Lookup(name.clone()), body);
+    }
+
+    pub(super) fn link_connecting(&mut self, account: u32) {
+        self.set_state(account, AccountState::Connecting, "");
+    }
+
+    pub(super) fn link_up(&mut self, account: u32, up: Up) -> Result<(), Broken> {
+        if !up.session.token.is_empty()
+            && let Some(mut row) = self.store.tables().accounts.get(&account).cloned()
+        {
+            row.token = up.session.token.to_vec();
+            let mut write = Write::default();
+            write.account(account, row);
+            self.commit(write, account, Vec::new())?;
+        }
+        self.reset_work(account);
+        if let Some(live) = self.live.get_mut(&account) {
+            live.disconnect();
+            live.limits = Some(up.ready.limits.unwrap_or_default());
+            live.up = up.number;
+            live.packages_left = up.session.key_packages_left;
+        }
+        self.set_state(account, AccountState::Online, "");
+        self.publish(account)?;
+        self.share_presence(account);
+        self.tell_blocks(account);
+        let chats: Vec<u32> = self.chats_of(account).map(|(number, _)| number).collect();
+        for chat in chats {
+            self.pump(account, chat)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn link_down(&mut self, account: u32, down: &Down) -> Result<(), Broken> {
+        let state = match down.error.code {
+            ErrorCode::LoggedOut => AccountState::LoggedOut,
+            ErrorCode::ServerChanged | ErrorCode::UntrustedServer => AccountState::Untrusted,
+            _ => AccountState::Offline,
+        };
+        if state == AccountState::LoggedOut {
+            self.end_session(account)?;
+        }
+        self.reset_work(account);
+        let Some(live) = self.live.get_mut(&account) else { return Ok(()) };
+        let asked = live.disconnect();
+        let reason = match &down.error.hint {
+            Some(hint) => format!("{} ({hint})", down.error.message),
+            None => down.error.message.clone(),
+        };
+        self.set_state(account, state, &reason);
+        self.end_lookups(account)?;
+        for (_, asked) in asked {
+            if let Asked::Logout(call) = asked {
+                self.answer::<()>(call, Err(down.error.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn end_session(&mut self, account: u32) -> Result<(), Broken> {
+        let Some(mut row) = self.store.tables().accounts.get(&account).cloned() else { return Ok(()) };
+        row.token.clear();
+        let mut write = Write::default();
+        write.account(account, row);
+        self.commit(write, account, Vec::new())
+    }
+
+    fn set_state(&mut self, account: u32, state: AccountState, reason: &str) {
+        let Some(live) = self.live.get_mut(&account) else { return };
+        if live.state == state && live.reason == reason {
+            return;
+        }
+        live.state = state;
+        reason.clone_into(&mut live.reason);
+        let reason = (!reason.is_empty()).then(|| reason.to_owned());
+        self.announce(account, EventKind::AccountState { state, reason });
+    }
+
+    /// Fills up the key packages that the server hands out for us.
+    fn publish(&mut self, account: u32) -> Result<(), Broken> {
+        let Some(row) = self.store.tables().accounts.get(&account).cloned() else { return Ok(()) };
+        let Some(live) = self.live.get_mut(&account).filter(|live| !live.publishing) else { return Ok(()) };
+        let last_resort = self.now.saturating_sub(row.last_resort_at_ms) > LAST_RESORT_MS;
+        let left = live.packages_left;
+        if left > KEY_PACKAGES / 2 && !last_resort {
+            return Ok(());
+        }
+        live.publishing = true;
+        let state = self.store.state(account);
+        let mut transaction = Transaction::new(&state);
+        let count = KEY_PACKAGES.saturating_sub(left) as usize;
+        let made = transaction.key_packages(&live.device, count).and_then(|one_time| {
+            let last = if last_resort { transaction.last_resort_key_package(&live.device)? } else { Vec::new() };
+            Ok((one_time, last))
+        });
+        let (one_time, last) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::error!(%error, "key packages could not be made");
+                return Ok(());
+            }
+        };
+        let mut write = Write::default();
+        write.state(account, transaction.into_changes());
+        self.commit(write, account, Vec::new())?;
+        let one_time = one_time.into_iter().map(Into::into).collect();
+        let body = Ask::PublishKeyPackages(v1::PublishKeyPackages { one_time, last_resort: last.into() });
+        self.ask(account, Asked::Publish { last_resort }, body);
+        Ok(())
+    }
+
+    /// A key package of ours was used: see to it that the server does not run out.
+    pub(super) fn key_package_used(&mut self, account: u32) -> Result<(), Broken> {
+        let Some(live) = self.live.get_mut(&account).filter(|live| live.is_up()) else { return Ok(()) };
+        live.packages_left = live.packages_left.saturating_sub(1);
+        self.publish(account)
+    }
+
+    fn tell_blocks(&mut self, account: u32) {
+        let untold: Vec<(u32, AccountName, bool)> = self
+            .contacts_of(account)
+            .filter(|(_, row)| !row.block_told)
+            .map(|(number, row)| (number, row.name.clone(), row.state == ContactState::Blocked))
+            .collect();
+        for (contact, name, blocked) in untold {
+            let body = Ask::SetBlocked(v1::SetBlocked { account: name.to_string(), blocked });
+            self.ask(account, Asked::Block { contact, blocked }, body);
+        }
+    }
+
+    /// Tells the server whom we share presence with: contacts, nobody else.
+    pub(super) fn share_presence(&mut self, account: u32) {
+        let accounts = self
+            .contacts_of(account)
+            .filter(|(_, row)| row.state == ContactState::Accepted && !row.removed)
+            .map(|(_, row)| row.name.to_string())
+            .collect();
+        self.ask(account, Asked::Share, Ask::SharePresence(v1::SharePresence { accounts }));
+        self.tell_blocks(account);
+    }
+
+    /// A frame of the server's.
+    pub(super) fn take_frame(&mut self, account: u32, frame: v1::ServerFrame) -> Result<(), Broken> {
+        let Some(body) = frame.body else { return Ok(()) };
+        if frame.request == 0 {
+            return self.take_push(account, body);
+        }
+        let asked = self.live.get_mut(&account).and_then(|live| live.asked.remove(&frame.request));
+        match (asked, body) {
+            (None, _) => Ok(()),
+            (Some(asked), Said::Failure(failure)) => self.take_failure(account, asked, &failure),
+            (Some(asked), body) => self.take_answer(account, asked, body),
+        }
+    }
+
+    fn take_push(&mut self, account: u32, body: Said) -> Result<(), Broken> {
+        match body {
+            Said::Joining(joining) => self.take_joining(account, joining),
+            Said::Deliver(deliver) => self.take_deliver(account, deliver),
+            Said::Delivered(delivered) => self.take_delivered(account, &delivered),
+            Said::Closed(closed) => self.take_closed(account, &closed),
+            Said::Presence(presence) => {
+                self.take_presence(account, &presence);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn take_answer(&mut self, account: u32, asked: Asked, body: Said) -> Result<(), Broken> {
+        match (asked, body) {
+            (Asked::Publish { last_resort }, Said::KeyPackageCount(count)) => {
+                self.published(account, last_resort, count.one_time)
+            }
+            (Asked::Lookup(name), Said::AccountInfo(info)) => {
+                if let Some(live) = self.live.get_mut(&account) {
+                    live.directory.insert(name.clone(), info.identity_key.to_vec());
+                }
+                self.looked_up(account, &name, &Ok(()))
+            }
+            (Asked::Claim { chat }, Said::KeyPackages(packages)) => self.claimed(account, chat, &packages),
+            (Asked::Create { chat, conversation }, Said::Direct(direct)) => {
+                self.created(account, chat, conversation, &direct)
+            }
+            (Asked::Submit { chat, messages, .. }, Said::Accepted(_)) => self.submitted(account, chat, &messages),
+            (Asked::Block { contact, blocked }, Said::Done(_)) => self.block_told(account, contact, blocked),
+            (Asked::Share, Said::Done(_)) => Ok(()),
+            (Asked::Logout(call), Said::Done(_)) => self.logged_out(account, call),
+            (asked, _) => {
+                tracing::warn!("the server gave an answer of another kind");
+                self.take_failure(account, asked, &v1::Failure::new(v1::Code::Internal, "an answer of another kind"))
+            }
+        }
+    }
+
+    fn take_failure(&mut self, account: u32, asked: Asked, failure: &v1::Failure) -> Result<(), Broken> {
+        match asked {
+            Asked::Lookup(name) => self.looked_up(account, &name, &Err(who_error(&name, failure))),
+            Asked::Claim { chat } => self.claim_failed(account, chat, failure),
+            Asked::Create { chat, conversation } => self.create_failed(account, chat, conversation, failure),
+            Asked::Submit { chat, conversation, messages } => {
+                self.submit_failed(account, chat, conversation, &messages, failure)
+            }
+            Asked::Logout(call) => {
+                self.answer::<()>(call, Err(api_error(failure)));
+                Ok(())
+            }
+            Asked::Publish { .. } | Asked::Block { .. } | Asked::Share => {
+                tracing::warn!(code = ?failure.code(), text = failure.text, "the server refused a request");
+                Ok(())
+            }
+        }
+    }
+
+    fn published(&mut self, account: u32, last_resort: bool, count: u32) -> Result<(), Broken> {
+        if let Some(live) = self.live.get_mut(&account) {
+            live.publishing = false;
+            live.packages_left = count;
+        }
+        let Some(mut row) = self.store.tables().accounts.get(&account).filter(|_| last_resort).cloned() else {
+            return Ok(());
+        };
+        row.last_resort_at_ms = self.now;
+        let mut write = Write::default();
+        write.account(account, row);
+        self.commit(write, account, Vec::new())
+    }
+
+    fn block_told(&mut self, account: u32, contact: u32, blocked: bool) -> Result<(), Broken> {
+        let Some(mut row) = self.store.tables().contacts.get(&(account, contact)).cloned() else { return Ok(()) };
+        if (row.state == ContactState::Blocked) != blocked {
+            return Ok(());
+        }
+        row.block_told = true;
+        let mut write = Write::default();
+        write.contact(account, contact, Some(row));
+        self.commit(write, account, Vec::new())
+    }
+
+    fn take_presence(&mut self, account: u32, presence: &v1::Presence) {
+        let Ok(name) = presence.account.parse::<AccountName>() else { return };
+        if self.contact_named(account, &name).is_none() {
+            return;
+        }
+        if let Some(live) = self.live.get_mut(&account) {
+            live.presence.insert(name.clone(), (presence.active, presence.since_ms));
+        }
+        let (active, since_ms) = (presence.active, presence.since_ms);
+        self.announce(account, EventKind::Presence { contact: name.to_string(), active, since_ms });
+    }
+}
+
+/// What to say when the server does not know somebody.
+pub(super) fn who_error(name: &AccountName, failure: &v1::Failure) -> ApiError {
+    match failure.code() {
+        v1::Code::NotFound => ApiError::new(ErrorCode::NotFound, format!("there is no `{name}` on this server"))
+            .hint("check the spelling; names are exact and in lower case"),
+        v1::Code::Refused => ApiError::new(ErrorCode::Refused, format!("{name} does not accept messages from you")),
+        _ => api_error(failure),
+    }
+}

@@ -1,0 +1,328 @@
+//! How rows look from outside: the API's types made of the store's.
+//!
+//! **Invariant**: nothing here changes anything.
+
+use fastchat_e2ee::{Fingerprint, IdentityKey};
+use fastchat_ipc::{
+    Account, AccountState, ApiError, Chat, ChatKind, Contact, ContactState, ErrorCode, EventKind, Message, MessageKind,
+    MessageState, Sent,
+};
+use fastchat_wire::{AccountName, MessageId};
+use uuid::Uuid;
+
+use crate::store::rows::{ChatRow, ContactRow, MessageRow, OutboxRow};
+
+use super::{Broken, Core, outbox::held_reason};
+
+/// What we call somebody.
+pub(super) fn shown_name(contact: &ContactRow) -> String {
+    if contact.alias.is_empty() { contact.name.to_string() } else { contact.alias.clone() }
+}
+
+impl Core {
+    /// The number of the account that a call names; the default one if it names none.
+    pub(super) fn account_number(&self, name: &str) -> Result<u32, ApiError> {
+        let accounts = &self.store.tables().accounts;
+        if name.is_empty() {
+            return accounts.keys().next().copied().ok_or_else(no_account);
+        }
+        let matches: Vec<u32> = accounts
+            .iter()
+            .filter(|(_, row)| {
+                let full = format!("{}@{}", row.name, row.server);
+                full == name || row.name.as_str() == name || full == format!("{name}:{}", fastchat_wire::DEFAULT_PORT)
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        match matches.as_slice() {
+            [one] => Ok(*one),
+            [] => Err(ApiError::new(ErrorCode::NoAccount, format!("there is no account `{}`", name.escape_default()))
+                .hint("`fastchatctl status` lists the accounts")),
+            _ => Err(ApiError::new(ErrorCode::InvalidParams, format!("`{name}` is the name of several accounts"))
+                .hint("name it in full, as in alice@chat.example.org:8887")),
+        }
+    }
+
+    pub(super) fn contacts_of(&self, account: u32) -> impl Iterator<Item = (u32, &ContactRow)> {
+        let contacts = &self.store.tables().contacts;
+        contacts.range((account, 0)..=(account, u32::MAX)).map(|((_, number), row)| (*number, row))
+    }
+
+    pub(super) fn chats_of(&self, account: u32) -> impl Iterator<Item = (u32, &ChatRow)> {
+        let chats = &self.store.tables().chats;
+        chats.range((account, 0)..=(account, u32::MAX)).map(|((_, number), row)| (*number, row))
+    }
+
+    pub(super) fn contact_named(&self, account: u32, name: &AccountName) -> Option<(u32, &ContactRow)> {
+        self.contacts_of(account).find(|(_, row)| row.name == *name)
+    }
+
+    pub(super) fn contact_of_chat(&self, account: u32, chat: u32) -> Option<&ContactRow> {
+        let chat = self.store.tables().chats.get(&(account, chat))?;
+        self.store.tables().contacts.get(&(account, chat.contact))
+    }
+
+    pub(super) fn contact_and_chat(&self, account: u32, chat: u32) -> Option<(ContactRow, ChatRow)> {
+        let row = self.store.tables().chats.get(&(account, chat))?;
+        Some((self.store.tables().contacts.get(&(account, row.contact))?.clone(), row.clone()))
+    }
+
+    pub(super) fn chat_id(&self, account: u32, chat: u32) -> String {
+        self.store.tables().chats.get(&(account, chat)).map_or_else(String::new, |row| row.id.clone())
+    }
+
+    /// The contact of that name, or a new one with the account's next number.
+    pub(super) fn contact_for(&self, account: u32, name: &AccountName, state: ContactState) -> (u32, ContactRow) {
+        if let Some((number, row)) = self.contact_named(account, name) {
+            return (number, row.clone());
+        }
+        let number = self.store.tables().accounts.get(&account).map_or(0, |row| row.next_contact);
+        let row = ContactRow {
+            name: name.clone(),
+            alias: String::new(),
+            state,
+            chat: None,
+            identity: None,
+            verified: false,
+            changed_identity: None,
+            block_told: true,
+            removed: false,
+        };
+        (number, row)
+    }
+
+    /// The contact's chat, or a new one with the account's next number, which the contact's row then names.
+    pub(super) fn chat_for(&self, account: u32, contact_number: u32, contact: &mut ContactRow) -> (u32, ChatRow) {
+        let tables = self.store.tables();
+        if let Some(number) = contact.chat
+            && let Some(row) = tables.chats.get(&(account, number))
+        {
+            return (number, row.clone());
+        }
+        let number = tables.accounts.get(&account).map_or(0, |row| row.next_chat);
+        contact.chat = Some(number);
+        let row = ChatRow {
+            id: Uuid::now_v7().to_string(),
+            contact: contact_number,
+            conversation: None,
+            replaces: None,
+            next_position: 1,
+            next_outbox: 1,
+            unread: 0,
+            read_position: 0,
+            muted: false,
+            last_at_ms: self.now,
+        };
+        (number, row)
+    }
+
+    /// The contact that a call names: by its name, its alias, or its full address on this server.
+    pub(super) fn contact_number(&self, account: u32, name: &str) -> Result<u32, ApiError> {
+        let contacts = || self.contacts_of(account);
+        let name = self.local_part(account, name)?;
+        contacts()
+            .find(|(_, row)| row.name.as_str() == name)
+            .or_else(|| contacts().find(|(_, row)| !row.alias.is_empty() && row.alias == name))
+            .map(|(number, _)| number)
+            .ok_or_else(|| {
+                ApiError::new(ErrorCode::NotFound, format!("there is no contact `{}`", name.escape_default()))
+                    .hint("`fastchatctl contact list` shows all; `fastchatctl contact add NAME` makes one")
+            })
+    }
+
+    /// `bob` of `bob@host:port`, when that is this account's server.
+    pub(super) fn local_part<'a>(&self, account: u32, name: &'a str) -> Result<&'a str, ApiError> {
+        let Some((local, server)) = name.split_once('@') else { return Ok(name) };
+        let ours = self.store.tables().accounts.get(&account).map(|row| row.server.to_string()).unwrap_or_default();
+        if server == ours || format!("{server}:{}", fastchat_wire::DEFAULT_PORT) == ours {
+            return Ok(local);
+        }
+        Err(ApiError::new(ErrorCode::NotFound, format!("`{}` is on another server", name.escape_default()))
+            .hint(format!("this account is on {ours}: people there are named without a server")))
+    }
+
+    /// The chat that a call names: by its id, or by its contact.
+    pub(super) fn chat_number(&self, account: u32, name: &str) -> Result<u32, ApiError> {
+        if let Some((number, _)) = self.chats_of(account).find(|(_, row)| row.id == name) {
+            return Ok(number);
+        }
+        let contact = self.contact_number(account, name).ok();
+        contact.and_then(|number| self.store.tables().contacts.get(&(account, number))?.chat).ok_or_else(|| {
+            ApiError::new(ErrorCode::NotFound, format!("there is no chat `{}`", name.escape_default()))
+                .hint("`fastchatctl chats` lists all")
+        })
+    }
+
+    pub(super) fn view_account(&self, number: u32) -> Result<Account, ApiError> {
+        let (Some(row), Some(live)) = (self.store.tables().accounts.get(&number), self.live.get(&number)) else {
+            return Err(no_account());
+        };
+        Ok(Account {
+            account: format!("{}@{}", row.name, row.server),
+            state: live.state,
+            reason: live.reason.clone(),
+            device: live.device.id().to_string(),
+            device_name: row.device_name.clone(),
+            fingerprint: live.fingerprint.to_string(),
+            pin: row.pin.map_or_else(String::new, |pin| pin.to_string()),
+            outbox: self.store.outbox_count(number),
+        })
+    }
+
+    pub(super) fn view_contact(&self, account: u32, row: &ContactRow) -> Contact {
+        let live = self.live.get(&account);
+        let presence = live.and_then(|live| live.presence.get(&row.name)).copied();
+        let shown = presence.filter(|_| live.is_some_and(|live| live.state == AccountState::Online));
+        let (active, active_since_ms) = shown.unwrap_or_default();
+        Contact {
+            name: row.name.to_string(),
+            alias: row.alias.clone(),
+            state: row.state,
+            chat: row.chat.map_or_else(String::new, |chat| self.chat_id(account, chat)),
+            fingerprint: fingerprint_of(row.identity.as_deref()).map_or_else(String::new, |print| print.to_string()),
+            verified: row.verified,
+            key_changed: row.changed_identity.is_some(),
+            active,
+            active_since_ms,
+        }
+    }
+
+    pub(super) fn view_chat(&self, account: u32, number: u32) -> Result<Chat, Broken> {
+        let Some((contact, row)) = self.contact_and_chat(account, number) else {
+            return Err(crate::store::StoreError::Damaged);
+        };
+        let request = contact.state == ContactState::Request;
+        let newest = self.store.outbox(account, number, usize::MAX)?.pop();
+        let last = match newest {
+            Some((index, waiting)) => Some(self.view_waiting(&row, index, &waiting)),
+            None => {
+                let newest = self.store.history(account, number, u64::MAX, 1)?.pop();
+                newest.map(|(position, message)| self.view_message(account, &contact, &row, position, message))
+            }
+        };
+        let last = last.map(|mut message| {
+            if request {
+                message.text.clear();
+            }
+            message
+        });
+        Ok(Chat {
+            id: row.id.clone(),
+            account: self.full_name(account),
+            kind: ChatKind::Direct,
+            title: shown_name(&contact),
+            contact: contact.name.to_string(),
+            unread: row.unread,
+            muted: row.muted,
+            request,
+            held: contact.changed_identity.is_some(),
+            last,
+        })
+    }
+
+    pub(super) fn view_message(
+        &self,
+        account: u32,
+        contact: &ContactRow,
+        chat: &ChatRow,
+        position: u64,
+        row: MessageRow,
+    ) -> Message {
+        let own = || self.store.tables().accounts.get(&account).map_or_else(String::new, |row| row.name.to_string());
+        let from = match row.kind {
+            MessageKind::Notice => String::new(),
+            _ if row.mine => own(),
+            _ => contact.name.to_string(),
+        };
+        Message {
+            id: row.id.to_string(),
+            chat: chat.id.clone(),
+            from,
+            mine: row.mine,
+            sent_at_ms: row.sent_at_ms,
+            accepted_at_ms: row.accepted_at_ms,
+            kind: row.kind,
+            state: row.state,
+            text: row.text,
+            error: String::new(),
+            position,
+        }
+    }
+
+    /// A message of the outbox stands behind everything in the history.
+    pub(super) fn view_waiting(&self, chat: &ChatRow, number: u64, row: &OutboxRow) -> Message {
+        Message {
+            id: row.id.to_string(),
+            chat: chat.id.clone(),
+            from: String::new(),
+            mine: true,
+            sent_at_ms: row.written_at_ms,
+            accepted_at_ms: 0,
+            kind: MessageKind::Text,
+            state: row.state,
+            text: row.text.clone(),
+            error: row.error.clone(),
+            position: chat.next_position.saturating_add(number),
+        }
+    }
+
+    /// Puts the message into an event that tells of one.
+    pub(super) fn with_message(&self, account: u32, kind: EventKind) -> Result<EventKind, Broken> {
+        let EventKind::MessageReceived { chat, id, request, message: None } = kind else { return Ok(kind) };
+        let mut message = None;
+        if let Some((number, row)) = self.chats_of(account).find(|(_, row)| row.id == chat)
+            && let Ok(id) = id.parse::<MessageId>()
+            && let Some(contact) = self.store.tables().contacts.get(&(account, row.contact))
+            && let Some(position) = self.store.position_of(account, number, id)?
+            && let Some(found) = self.store.message(account, number, position)?
+        {
+            message = Some(self.view_message(account, contact, row, position, found));
+        }
+        Ok(EventKind::MessageReceived { chat, id, request, message })
+    }
+
+    /// Where a message that was sent stands.
+    pub(super) fn sent(&self, account: u32, to: &str, chat: u32, id: MessageId) -> Result<Sent, Broken> {
+        let waiting = self.store.outbox(account, chat, usize::MAX)?.into_iter().find(|(_, row)| row.id == id);
+        let (state, error) = match waiting {
+            Some((_, row)) => (row.state, self.outbox_error(account, chat, &row)),
+            None => match self.store.position_of(account, chat, id)? {
+                Some(position) => {
+                    let row = self.store.message(account, chat, position)?;
+                    (row.map_or(MessageState::Cancelled, |row| row.state), None)
+                }
+                None => (MessageState::Cancelled, None),
+            },
+        };
+        Ok(Sent { to: to.to_owned(), id: id.to_string(), chat: self.chat_id(account, chat), state, error })
+    }
+
+    fn outbox_error(&self, account: u32, chat: u32, row: &OutboxRow) -> Option<ApiError> {
+        let name = self.contact_of_chat(account, chat).map_or_else(String::new, |contact| contact.name.to_string());
+        match row.state {
+            MessageState::Held => Some(
+                ApiError::new(ErrorCode::IdentityChanged, held_reason(&name))
+                    .hint(format!(
+                        "the message is kept; compare the number of `fastchatctl key show {name}` with {name}, then \
+                         `fastchatctl key trust {name}` lets it go"
+                    ))
+                    .with("contact", name),
+            ),
+            MessageState::Failed => {
+                let code = if row.error.starts_with("there is no") { ErrorCode::NotFound } else { ErrorCode::Refused };
+                let hint = "the message is kept; `fastchatctl outbox retry` or `fastchatctl outbox cancel`";
+                Some(ApiError::new(code, row.error.clone()).hint(hint))
+            }
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn fingerprint_of(key: Option<&[u8]>) -> Option<Fingerprint> {
+    IdentityKey::from_der(key?).ok().map(|key| key.fingerprint())
+}
+
+fn no_account() -> ApiError {
+    ApiError::new(ErrorCode::NoAccount, "there is no account yet")
+        .hint("`fastchatctl register NAME@HOST` makes one, `fastchatctl login NAME@HOST` brings yours here")
+}

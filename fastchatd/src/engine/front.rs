@@ -1,0 +1,266 @@
+//! What stands before the core: unlocking, signing in, and answers while there is no core yet.
+//!
+//! **Invariant**: the key of the store is made once, with the first account, and kept only when that account was made.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use fastchat_ipc::{
+    ApiError, Check, Doctor, ErrorCode, Event, KeyStore, Request, SignIn, Status, Subscribed, Unlock, Verdict,
+};
+use serde_json::Value;
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, broadcast, mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{Alert, Call, Surroundings},
+    core::discovery,
+    root_key::{self, Found, RootKey},
+    sign_in,
+};
+
+use super::{
+    Answer, EngineSettings, now_ms,
+    thread::{self, Job, Outlets, Start},
+};
+
+/// Where the daemon stands.
+enum Stage {
+    /// No account was ever made here.
+    Nothing,
+    /// There is a store and its key is not here; why.
+    Locked(KeyStore, String),
+    /// The core works.
+    Open(mpsc::Sender<Job>),
+}
+
+pub(super) struct Front {
+    settings: EngineSettings,
+    outlets: Outlets,
+    started_at_ms: u64,
+    stage: watch::Sender<Arc<Stage>>,
+    /// One sign-in or unlocking at a time.
+    turn: Mutex<()>,
+}
+
+impl Front {
+    pub(super) fn new(
+        settings: EngineSettings,
+        events: broadcast::Sender<Event>,
+        surroundings: watch::Receiver<Surroundings>,
+        alerts: mpsc::Sender<Alert>,
+        broken: mpsc::Sender<anyhow::Error>,
+    ) -> Self {
+        let outlets = Outlets { events, alerts, surroundings, broken };
+        let (stage, _) = watch::channel(Arc::new(Stage::Nothing));
+        Self { settings, outlets, started_at_ms: now_ms(), stage, turn: Mutex::new(()) }
+    }
+
+    pub(super) async fn serve(self, mut calls: mpsc::Receiver<Call>, stop: CancellationToken) -> anyhow::Result<()> {
+        self.begin().await?;
+        let front = Arc::new(self);
+        let mut asides = JoinSet::new();
+        loop {
+            let call = tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_) = asides.join_next(), if !asides.is_empty() => continue,
+                call = calls.recv() => call,
+            };
+            let Some(Call { request, answer }) = call else { break };
+            let front = Arc::clone(&front);
+            match request {
+                Request::Register(_) | Request::Login(_) | Request::DaemonUnlock(_) => {
+                    asides.spawn(async move { front.aside(request, answer).await });
+                }
+                request => front.pass(request, answer).await,
+            }
+        }
+        asides.abort_all();
+        front.finish().await;
+        Ok(())
+    }
+
+    /// Looks for the key, and opens the store if that needs nobody's help.
+    async fn begin(&self) -> anyhow::Result<()> {
+        let (found, key_store) = root_key::find(&self.settings.data).await?;
+        match found {
+            Found::Nothing => {}
+            Found::Ready(root) => {
+                self.open(root, key_store).await?;
+            }
+            Found::NeedsPassphrase => self.lock(key_store, "the store is locked with a passphrase"),
+            Found::NeedsSecretService(why) => self.lock(key_store, &why),
+        }
+        Ok(())
+    }
+
+    fn lock(&self, key_store: KeyStore, why: &str) {
+        tracing::info!("the store is locked: {why}");
+        self.stage.send_replace(Arc::new(Stage::Locked(key_store, why.to_owned())));
+    }
+
+    async fn open(&self, root: RootKey, key_store: KeyStore) -> anyhow::Result<mpsc::Sender<Job>> {
+        let start = Start { root, key_store, started_at_ms: self.started_at_ms, alerts: self.settings.alerts };
+        let directory = self.settings.data.join("store");
+        let (outlets, runtime) = (self.outlets.clone(), Handle::current());
+        let opened = tokio::task::spawn_blocking(move || thread::start(&directory, start, outlets, runtime));
+        let jobs = opened.await.context("opening the store")??;
+        self.stage.send_replace(Arc::new(Stage::Open(jobs.clone())));
+        Ok(jobs)
+    }
+
+    /// Passes a call to the core, or answers it in its place.
+    async fn pass(&self, request: Request, answer: Answer) {
+        let stage = Arc::clone(&self.stage.borrow());
+        let outcome = match stage.as_ref() {
+            Stage::Open(jobs) => {
+                // The engine is stopping when it takes nothing any more; the caller's channel closes then.
+                let _ = jobs.send(Job::Call(request, answer)).await;
+                return;
+            }
+            Stage::Nothing => self.answer_without_store(&request, KeyStore::Auto, None),
+            Stage::Locked(key_store, why) => self.answer_without_store(&request, *key_store, Some(why)),
+        };
+        // A caller that is gone does not need to know.
+        let _ = answer.send(outcome);
+    }
+
+    fn answer_without_store(
+        &self,
+        request: &Request,
+        key_store: KeyStore,
+        locked: Option<&String>,
+    ) -> Result<Value, ApiError> {
+        let value = |value: Result<Value, serde_json::Error>| {
+            value.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+        };
+        match request {
+            Request::Discover(_) => value(serde_json::to_value(discovery())),
+            Request::DaemonStatus(_) => value(serde_json::to_value(self.status(key_store, locked.is_some()))),
+            Request::DaemonDoctor(_) => value(serde_json::to_value(doctor(locked))),
+            Request::ListAccounts(_) if locked.is_none() => Ok(serde_json::json!({ "accounts": [] })),
+            Request::SubscribeEvents(_) if locked.is_none() => {
+                value(serde_json::to_value(Subscribed { cursor: "0".into() }))
+            }
+            Request::ReadEventLog(params) if locked.is_none() => Ok(
+                serde_json::json!({ "events": [], "cursor": if params.since.is_empty() { "0" } else { &params.since } }),
+            ),
+            _ => Err(match locked {
+                Some(why) => {
+                    ApiError::new(ErrorCode::Locked, format!("the store is locked: {why}")).hint("`fastchatctl unlock`")
+                }
+                None => ApiError::new(ErrorCode::NoAccount, "there is no account yet").hint(
+                    "`fastchatctl register NAME@HOST` makes one, `fastchatctl login NAME@HOST` brings yours here",
+                ),
+            }),
+        }
+    }
+
+    fn status(&self, key_store: KeyStore, locked: bool) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_ms: now_ms().saturating_sub(self.started_at_ms),
+            locked,
+            key_store,
+            bus: self.outlets.surroundings.borrow().bus,
+            cursor: "0".into(),
+            accounts: Vec::new(),
+        }
+    }
+
+    /// A call that has to wait for people, keyrings or servers.
+    async fn aside(&self, request: Request, answer: Answer) {
+        let _turn = self.turn.lock().await;
+        let outcome = match request {
+            Request::Register(params) => self.sign_in(params, true).await,
+            Request::Login(params) => self.sign_in(params, false).await,
+            Request::DaemonUnlock(params) => self.unlock(&params).await,
+            other => Err(ApiError::new(ErrorCode::Internal, format!("{} does not come here", other.name()))),
+        };
+        // A caller that is gone does not need to know.
+        let _ = answer.send(outcome);
+    }
+
+    async fn unlock(&self, params: &Unlock) -> Result<Value, ApiError> {
+        let stage = Arc::clone(&self.stage.borrow());
+        if let Stage::Locked(key_store, _) = stage.as_ref() {
+            let root = root_key::unlock(&self.settings.data, &params.passphrase).await?;
+            self.open(root, *key_store).await.map_err(|error| broken_store(&error))?;
+        }
+        let (answer, answered) = oneshot::channel();
+        self.pass(Request::DaemonStatus(fastchat_ipc::Empty {}), answer).await;
+        answered.await.map_err(|_| stopping())?
+    }
+
+    async fn sign_in(&self, params: SignIn, new: bool) -> Result<Value, ApiError> {
+        let stage = Arc::clone(&self.stage.borrow());
+        let first = match stage.as_ref() {
+            Stage::Locked(_, why) => {
+                return Err(ApiError::new(ErrorCode::Locked, format!("the store is locked: {why}"))
+                    .hint("`fastchatctl unlock`"));
+            }
+            Stage::Open(jobs) => {
+                let full = sign_in::full_name(&params.address)?;
+                let (answer, answered) = oneshot::channel();
+                jobs.send(Job::MaySignIn(full, answer)).await.map_err(|_| stopping())?;
+                answered.await.map_err(|_| stopping())??;
+                None
+            }
+            Stage::Nothing => {
+                let made = root_key::create(&self.settings.data, params.key_store, &params.passphrase).await?;
+                Some(made)
+            }
+        };
+        let signed = if new { sign_in::register(&params).await } else { sign_in::login(&params).await };
+        let signed = match signed {
+            Ok(signed) => signed,
+            Err(error) => {
+                if first.is_some() {
+                    root_key::discard(&self.settings.data).await;
+                }
+                return Err(error);
+            }
+        };
+        let jobs = match (first, stage.as_ref()) {
+            (Some((root, key_store)), _) => self.open(root, key_store).await.map_err(|error| broken_store(&error))?,
+            (None, Stage::Open(jobs)) => jobs.clone(),
+            (None, _) => return Err(stopping()),
+        };
+        let (answer, answered) = oneshot::channel();
+        jobs.send(Job::SignedIn(Box::new(signed), answer)).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?
+    }
+
+    /// Lets the core finish what it has taken in.
+    async fn finish(&self) {
+        let stage = Arc::clone(&self.stage.borrow());
+        if let Stage::Open(jobs) = stage.as_ref() {
+            let (end, ended) = oneshot::channel();
+            if jobs.send(Job::Stop(end)).await.is_ok() {
+                // When the thread is gone already, there is nothing to wait for.
+                let _ = ended.await;
+            }
+        }
+    }
+}
+
+fn doctor(locked: Option<&String>) -> Doctor {
+    let (verdict, found, next) = match locked {
+        Some(why) => (Verdict::Failed, format!("locked: {why}"), "fastchatctl unlock"),
+        None => (Verdict::Warning, "no account yet, so no store".to_owned(), "fastchatctl register NAME@HOST"),
+    };
+    Doctor { checks: vec![Check { check: "store".into(), verdict, found, next: next.into() }] }
+}
+
+fn broken_store(error: &anyhow::Error) -> ApiError {
+    ApiError::new(ErrorCode::Internal, format!("{error:#}")).hint("the daemon's log says more")
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(ErrorCode::ShuttingDown, "the daemon is stopping")
+}
