@@ -22,14 +22,14 @@ use crate::{
 
 const INTERFACES: &str = "org.fastchat.FastChat1.";
 
-pub struct Served {
-    pub bus: PrivateBus,
-    pub engine: Engine,
-    pub client: Connection,
+pub(crate) struct Served {
+    pub(crate) bus: PrivateBus,
+    pub(crate) engine: Engine,
+    pub(crate) client: Connection,
     _stop: DropGuard,
 }
 
-pub async fn serve() -> Served {
+pub(crate) async fn serve() -> Served {
     let (bus, mut engine, stop) = (PrivateBus::start(), Engine::start(), CancellationToken::new());
     tokio::spawn(bus::run(engine.api.clone(), bus.address(), stop.clone()));
     engine.found(|found| found.bus).await;
@@ -155,7 +155,12 @@ fn option_value(value: &Json) -> Value<'static> {
     }
 }
 
-pub async fn call(client: &Connection, dbus: &str, arguments: Vec<Value<'_>>, options: &Json) -> zbus::Result<Message> {
+pub(crate) async fn call(
+    client: &Connection,
+    dbus: &str,
+    arguments: Vec<Value<'_>>,
+    options: &Json,
+) -> zbus::Result<Message> {
     let (interface, member) = dbus.split_once('.').unwrap();
     let options: HashMap<String, Value<'_>> =
         options.as_object().unwrap().iter().map(|(name, value)| (name.clone(), option_value(value))).collect();

@@ -13,39 +13,39 @@ use tokio::{
 };
 
 /// How long anything that should happen may take.
-pub const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Answers by method name.
 type Answers = BTreeMap<String, Result<Value, ApiError>>;
 
 /// The test's side.
-pub struct Engine {
-    pub api: Api,
+pub(crate) struct Engine {
+    pub(crate) api: Api,
     /// What was asked, in order.
-    pub asked: mpsc::UnboundedReceiver<Request>,
-    pub surroundings: watch::Receiver<Surroundings>,
+    pub(crate) asked: mpsc::UnboundedReceiver<Request>,
+    pub(crate) surroundings: watch::Receiver<Surroundings>,
     events: broadcast::Sender<Event>,
     answers: watch::Sender<Answers>,
     log: watch::Sender<Vec<Event>>,
 }
 
-pub const ACCOUNT: &str = "alice@example.org:8887";
+pub(crate) const ACCOUNT: &str = "alice@example.org:8887";
 
-pub fn account() -> Value {
+pub(crate) fn account() -> Value {
     json!({
         "account": ACCOUNT, "state": "online", "reason": "", "device": "d1", "device_name": "box",
         "fingerprint": "ab", "pin": "", "outbox": 0,
     })
 }
 
-pub fn chat(id: &str, unread: u64) -> Value {
+pub(crate) fn chat(id: &str, unread: u64) -> Value {
     json!({
         "id": id, "account": ACCOUNT, "kind": "direct", "title": "Bob", "contact": "bob", "unread": unread,
         "muted": false, "request": false, "held": false, "last": null,
     })
 }
 
-pub fn contact(name: &str) -> Value {
+pub(crate) fn contact(name: &str) -> Value {
     json!({
         "name": name, "alias": "", "state": "accepted", "chat": "c1", "fingerprint": "cd", "verified": false,
         "key_changed": false, "active": false, "active_since_ms": 0,
@@ -72,7 +72,7 @@ fn first_answers() -> Answers {
 }
 
 impl Engine {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (api, mut ends) = Api::new();
         let (tell, asked) = mpsc::unbounded_channel();
         let (answers, log) = (watch::Sender::new(first_answers()), watch::Sender::new(Vec::<Event>::new()));
@@ -108,12 +108,12 @@ impl Engine {
     }
 
     /// What to answer from now on.
-    pub fn answer(&self, method: &str, answer: Result<Value, ApiError>) {
+    pub(crate) fn answer(&self, method: &str, answer: Result<Value, ApiError>) {
         self.answers.send_modify(|answers| drop(answers.insert(method.to_owned(), answer)));
     }
 
     /// Something happened.
-    pub fn happen(&self, kind: EventKind) -> String {
+    pub(crate) fn happen(&self, kind: EventKind) -> String {
         let durable = !matches!(kind, EventKind::Presence { .. } | EventKind::AccountState { .. });
         let number = self.log.borrow().len() + usize::from(durable);
         let event = Event { cursor: number.to_string(), at_ms: 5, account: ACCOUNT.to_owned(), durable, kind };
@@ -125,7 +125,7 @@ impl Engine {
     }
 
     /// The next call of `method`.
-    pub async fn expect(&mut self, method: &str) -> Request {
+    pub(crate) async fn expect(&mut self, method: &str) -> Request {
         let next = async {
             loop {
                 let request = self.asked.recv().await.expect("the engine runs");
@@ -138,14 +138,14 @@ impl Engine {
     }
 
     /// Waits until the fronts found out something.
-    pub async fn found(&mut self, wanted: impl FnMut(&Surroundings) -> bool) -> Surroundings {
+    pub(crate) async fn found(&mut self, wanted: impl FnMut(&Surroundings) -> bool) -> Surroundings {
         let found = timeout(SOON, self.surroundings.wait_for(wanted)).await;
         found.expect("the surroundings come to be as wanted").expect("the fronts run").clone()
     }
 }
 
 /// A message that says what must not be in signals.
-pub fn message_received(chat: &str, id: &str) -> EventKind {
+pub(crate) fn message_received(chat: &str, id: &str) -> EventKind {
     let message = json!({
         "id": id, "chat": chat, "from": "bob", "mine": false, "sent_at_ms": 1, "accepted_at_ms": 1, "kind": "text",
         "state": "received", "text": "the secret text", "position": 1,

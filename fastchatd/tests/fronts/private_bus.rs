@@ -11,14 +11,14 @@ use fastchatd::bus::SessionBus;
 use tempfile::TempDir;
 use zbus::{Connection, connection::Builder};
 
-pub struct PrivateBus {
+pub(crate) struct PrivateBus {
     daemon: Child,
     address: String,
     _directory: TempDir,
 }
 
 impl PrivateBus {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let config = directory.path().join("bus.conf");
         let listen = directory.path().join("bus");
@@ -33,6 +33,8 @@ impl PrivateBus {
             .arg(format!("--config-file={}", config.display()))
             .args(["--nofork", "--print-address"])
             .stdout(Stdio::piped())
+            // It complains when it may not raise its own limits.
+            .stderr(Stdio::null())
             .spawn()
             .expect("dbus-daemon runs (Debian: apt-get install dbus-daemon)");
         let mut address = String::new();
@@ -42,17 +44,17 @@ impl PrivateBus {
         Self { daemon, address: address.trim().to_owned(), _directory: directory }
     }
 
-    pub fn address(&self) -> SessionBus {
+    pub(crate) fn address(&self) -> SessionBus {
         SessionBus::At(self.address.clone())
     }
 
-    pub async fn connect(&self) -> Connection {
+    pub(crate) async fn connect(&self) -> Connection {
         let builder = Builder::address(self.address.as_str()).expect("an address");
         builder.build().await.expect("a connection to the private bus")
     }
 
     /// Ends the bus.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
     }

@@ -184,7 +184,8 @@ async fn a_second_daemon_does_not_take_the_socket() {
 #[tokio::test]
 async fn a_socket_left_behind_by_a_killed_daemon_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("s");
+    let path = directory.path().join("own/s");
+    drop(rpc::bind(&path).unwrap());
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let listener = rpc::bind(&path).unwrap();
