@@ -38,7 +38,7 @@ struct Granted {
 
 enum Step {
     Answer(Body),
-    Session(Box<Granted>),
+    Session(Granted),
 }
 
 pub(super) async fn greet<S: Store>(tcp: TcpStream, origin: Origin, services: &Services<S>) -> Option<Established> {
@@ -69,7 +69,7 @@ pub(super) async fn greet<S: Store>(tcp: TcpStream, origin: Origin, services: &S
             return None;
         }
     };
-    let Granted { account, device, .. } = *granted;
+    let Granted { account, device, .. } = granted;
     let (session, outbox) = services.hub.open(account.clone(), device).await?;
     let now = Instant::now();
     Some(Established { stream, account, device, session, outbox, pace: Pace::new(now.into_std()), resume_at: now })
@@ -130,7 +130,7 @@ struct Greeting<'a, S> {
 
 impl<S: Store> Greeting<'_, S> {
     /// Answers requests until one of them brings a session; the answer to that one is written.
-    async fn until_session(&self, stream: &mut FrameStream) -> Option<Box<Granted>> {
+    async fn until_session(&self, stream: &mut FrameStream) -> Option<Granted> {
         let mut refused = 0;
         loop {
             let (request, body) = match stream.next().await {
@@ -314,7 +314,7 @@ pub(super) fn rate_limited(wait: Duration) -> Trouble {
 
 fn grant(account: AccountName, device: DeviceId, answer: v1::Session) -> Step {
     let answer = v1::Session { account: account.as_str().to_owned(), device: device.to_wire(), ..answer };
-    Step::Session(Box::new(Granted { account, device, answer }))
+    Step::Session(Granted { account, device, answer })
 }
 
 fn wrong_credentials() -> Trouble {

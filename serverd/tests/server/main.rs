@@ -2,6 +2,8 @@
 //!
 //! **Invariant**: every wait has a bound, and no test depends on another's server.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says so by panicking")]
+
 mod client;
 mod conversations;
 mod durability;
