@@ -110,7 +110,7 @@ mod tests {
             ("over\rwritten", "over\\rwritten"),
             ("abc\u{202e}gpj.exe\u{202c}", "abc\\u{202e}gpj.exe\\u{202c}"),
             ("\u{2066}a\u{2069}\u{200e}\u{200f}\u{61c}", "\\u{2066}a\\u{2069}\\u{200e}\\u{200f}\\u{61c}"),
-            ("bo\u{200b}b\u{feff}\u{2060}\u{ad}", "bo\\u{200b}b\\u{feff}\\u{2060}\\u{ad}"),
+            ("bo\u{200b}b\u{feff}\u{2060}\u{ad}", "bo\\u{200b}b\\u{feff}\\u{2060}\\xad"),
             ("\u{e0041}\u{3164}", "\\u{e0041}\\u{3164}"),
             ("a\tb", "a       b"),
             ("back\\slash \\x1b", "back\\slash \\x1b"),

@@ -2,6 +2,7 @@
 //!
 //! **Invariant**: nothing is removed at a terminal before the person there has said yes.
 
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use anstyle::Style;
@@ -13,7 +14,7 @@ use crate::commands::Outcome;
 use crate::daemon::{Context, call};
 use crate::failure::{Exit, Failure};
 use crate::local_time::spelled;
-use crate::output::{BOLD, DIM, GREEN, RED, YELLOW, confirm, is_interactive, width};
+use crate::output::{BOLD, DIM, GREEN, RED, YELLOW, confirm, is_interactive};
 use crate::safe_text;
 use crate::table::Table;
 
@@ -68,7 +69,8 @@ impl Status {
         if status.accounts.is_empty() && !status.locked {
             text.push_str("no account; next: fastchatctl register USER@HOST\n");
         }
-        text.push_str(&accounts(&status.accounts).show(width()));
+        // Why an account is not online is never cut off.
+        text.push_str(&accounts(&status.accounts).show(usize::MAX));
         context.out.text(text)?;
         Ok(Exit::Ok)
     }
@@ -106,11 +108,11 @@ impl Whoami {
         }
         let account = &listed.value.accounts[place];
         context.out.text(safe_text::line(&account.account))?;
-        context.out.done(format!(
-            "{DIM}device{DIM:#}  {}\n{DIM}key{DIM:#}     {}",
-            safe_text::line(&account.device_name),
-            safe_text::line(&account.fingerprint)
-        ))?;
+        if io::stdout().is_terminal() {
+            // Only for people: `$(fastchatctl whoami)` is the name.
+            let (device, key) = (safe_text::line(&account.device_name), safe_text::line(&account.fingerprint));
+            context.out.done(format!("{DIM}device{DIM:#}  {device}\n{DIM}key{DIM:#}     {key}"))?;
+        }
         Ok(Exit::Ok)
     }
 }

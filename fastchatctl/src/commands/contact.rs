@@ -10,7 +10,7 @@ use crate::commands::Outcome;
 use crate::daemon::Context;
 use crate::failure::Exit;
 use crate::local_time::Clock;
-use crate::output::{BOLD, DIM, GREEN, RED, YELLOW, width};
+use crate::output::{BOLD, DIM, GREEN, RED, YELLOW};
 use crate::safe_text;
 use crate::table::Table;
 
@@ -118,7 +118,7 @@ async fn list(context: &Context) -> Outcome {
     for contact in &answer.value.contacts {
         table.line(cells(contact, &clock));
     }
-    context.out.text(table.show(width()))?;
+    context.out.text(table.show(usize::MAX))?;
     Ok(Exit::Ok)
 }
 

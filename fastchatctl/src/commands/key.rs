@@ -4,7 +4,7 @@
 
 use std::io::{self, IsTerminal};
 
-use anstyle::RgbColor;
+use anstyle::AnsiColor;
 use clap::{Args, Subcommand};
 use fastchat_ipc::{Keys, OfContact, ShowKey, VerifyKey, method};
 use qrcode::QrCode;
@@ -114,21 +114,19 @@ fn described(keys: &Keys) -> String {
         keys if keys.verified => ("verified", GREEN),
         _ => ("not verified", YELLOW),
     };
-    let mut text = format!("Safety number with {BOLD}{name}{BOLD:#} {style}({word}){style:#}\n");
-    text.push_str(&grid(&safe_text::line(&keys.safety_number), 5, GROUPS));
-    if keys.changed_safety_number.is_empty() {
-        if !keys.verified {
-            let next = format!("compare it with what {name}'s device shows, then: fastchatctl key verify {name}");
-            text.push_str(&format!("{DIM}{next}{DIM:#}\n"));
-        }
-        return text;
+    let number = grid(&safe_text::line(&keys.safety_number), 5, GROUPS);
+    let mut text = format!("Safety number with {BOLD}{name}{BOLD:#} {style}({word}){style:#}\n{number}");
+    if !keys.changed_safety_number.is_empty() {
+        text.push_str(&format!("\n{RED}The server names another key for {name} now; its safety number is{RED:#}\n"));
+        text.push_str(&grid(&safe_text::line(&keys.changed_safety_number), 5, GROUPS));
+        text.push_str(&format!(
+            "Ask {name} on another way whether the device is new, and compare this number. Only if it is the same:\n\
+             \x20 fastchatctl key trust {name}\n"
+        ));
+    } else if !keys.verified {
+        let next = format!("compare it with what {name}'s device shows, then: fastchatctl key verify {name}");
+        text.push_str(&format!("{DIM}{next}{DIM:#}\n"));
     }
-    text.push_str(&format!("\n{RED}The server names another key for {name} now; its safety number is{RED:#}\n"));
-    text.push_str(&grid(&safe_text::line(&keys.changed_safety_number), 5, GROUPS));
-    text.push_str(&format!(
-        "Ask {name} on another way whether the device is new, and compare this number. Only if it is the same:\n\
-         \x20 fastchatctl key trust {name}\n"
-    ));
     text
 }
 
@@ -148,7 +146,7 @@ fn qr(content: &str) -> Result<String, Failure> {
     if !has_colour() {
         return Ok(render.dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build());
     }
-    let paper = RgbColor(0, 0, 0).on(RgbColor(255, 255, 255));
+    let paper = AnsiColor::Black.on(AnsiColor::BrightWhite);
     Ok(render.build().lines().map(|line| format!("{paper}{line}{paper:#}\n")).collect())
 }
 
@@ -165,7 +163,7 @@ impl Verify {
             }
             let request = ShowKey { account: context.account.clone(), contact: self.contact.clone() };
             let keys = call::<method::ShowKeys>(&mut client, &request).await?.value;
-            context.out.text(described(&Keys { verified: true, ..keys }))?;
+            context.out.text(grid(&safe_text::line(&keys.safety_number), 5, GROUPS))?;
             if !confirm(&format!("Does {}'s device show the same number?", safe_text::line(&self.contact)))? {
                 return Err(Failure::new(Exit::Untrusted, "not_verified", "the key stays unverified")
                     .next("if the numbers differ, somebody may be in between: do not send anything that matters"));

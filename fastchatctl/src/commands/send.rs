@@ -26,8 +26,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// comes from -m, or from stdin when it is a pipe or `-` is given; one newline at its end is left out.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-With several recipients the exit code is that of the one that went worst: 4 when a message is held because the contact's
-key changed, 7 when it was refused, 8 when --wait was not reached in --timeout (30s). What was queued stays queued.
+With several recipients the exit code is that of the one that went worst: 4 when a message is held because the \
+contact's key changed, 7 when it was refused, 8 when --wait was not reached in --timeout (30s). What was queued \
+stays queued.
 
 Examples:
   fastchatctl send bob -m 'hi'

@@ -45,14 +45,16 @@ const KINDS: [&str; 10] = [
 /// gives it. When the daemon restarts, the watch goes on after the last event that it printed; it never starts one then.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Every durable event carries a cursor: keep the last one, and `--since` goes on right after it, whatever has restarted.
-`--since 0` begins with the oldest event that is kept. With --timeout the watch ends then: with exit code 3 when --once has
-seen no event, else with 0.
+Every durable event carries a cursor: keep the last one, and `--since` goes on right after it, whatever has \
+restarted. `--since 0` begins with the oldest event that is kept. With --timeout the watch ends then: with exit \
+code 3 when --once has seen no event, else with 0.
 
 Examples:
   fastchatctl watch
-  fastchatctl watch --json | jq -r 'select(.event == \"message_received\") | .message.text'
-  fastchatctl watch --json --since \"$(cat cursor)\" | while read -r event; do …; jq -r .cursor <<<\"$event\" >cursor; done
+  fastchatctl watch --event message_received --json | jq -r .message.text
+  fastchatctl watch --json --since \"$(cat cursor)\" | while read -r event; do
+    jq -r .cursor <<<\"$event\" >cursor
+  done
   fastchatctl watch --once --event message_received --timeout 10m")]
 pub(crate) struct Watch {
     /// Begin after this cursor; 0 for the oldest event kept
@@ -170,10 +172,6 @@ impl Watching<'_> {
                 let name = safe_text::line(contact);
                 format!("{RED}the key of {name} has changed; fastchatctl key show {name}{RED:#}")
             }
-            EventKind::Presence { contact, active, .. } => {
-                let (word, style) = if *active { ("is active", GREEN) } else { ("is away", DIM) };
-                format!("{style}{} {word}{style:#}", safe_text::line(contact))
-            }
             EventKind::AccountState { state, reason } => {
                 let (word, style) = account::state_word(*state);
                 let reason = reason.as_ref().map(|reason| format!(": {}", safe_text::line(reason))).unwrap_or_default();
@@ -183,6 +181,10 @@ impl Watching<'_> {
                 format!("{YELLOW}older events are no longer kept; fastchatctl history CHAT shows messages{YELLOW:#}")
             }
             _ if !is_named => return None,
+            EventKind::Presence { contact, active, .. } => {
+                let (word, style) = if *active { ("is active", GREEN) } else { ("is away", DIM) };
+                format!("{style}{} {word}{style:#}", safe_text::line(contact))
+            }
             EventKind::ChatRead { chat, unread } => format!("{}: {unread} unread", self.title(event, chat).await),
             EventKind::ChatChanged { chat } => format!("{} has changed", self.title(event, chat).await),
             EventKind::ContactChanged { contact } => format!("contact {} has changed", safe_text::line(contact)),

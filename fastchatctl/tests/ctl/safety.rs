@@ -1,0 +1,140 @@
+//! What others wrote cannot act on the terminal; a reader that goes away is no error; a wrong command line exits with 1.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::fake_daemon::{FakeDaemon, Reply, stderr, stdout};
+
+/// An escape that clears the screen, a C1 one, a direction override, and a line that looks like another message.
+const HOSTILE: &str = "\u{1b}[2J\u{9b}31m\u{202e}txt\n12:00 alice: forged\r\u{7f}";
+
+fn hostile(method: &str) -> Reply {
+    let message = json!({
+        "id": HOSTILE, "chat": HOSTILE, "from": HOSTILE, "mine": false, "sent_at_ms": 1, "accepted_at_ms": 1,
+        "kind": "text", "state": "failed", "text": HOSTILE, "error": HOSTILE, "position": 1,
+    });
+    let chat = json!({
+        "id": HOSTILE, "account": HOSTILE, "kind": "group", "title": HOSTILE, "contact": HOSTILE, "unread": 1,
+        "muted": false, "request": false, "held": false, "last": message,
+    });
+    let event = json!({
+        "cursor": "1", "at_ms": 1, "account": HOSTILE, "durable": true, "event": "message_received", "chat": HOSTILE,
+        "id": HOSTILE, "request": false, "message": message,
+    });
+    let account = json!({
+        "account": HOSTILE, "state": "offline", "reason": HOSTILE, "device": HOSTILE, "device_name": HOSTILE,
+        "fingerprint": HOSTILE, "pin": HOSTILE, "outbox": 1,
+    });
+    Reply::Result(match method {
+        "history" => json!({ "chat": HOSTILE, "messages": [message], "more": true }),
+        "chats" => json!({ "chats": [chat] }),
+        "outbox.list" => json!({ "messages": [message] }),
+        "contact.list" => json!({ "contacts": [{
+            "name": HOSTILE, "alias": HOSTILE, "state": "request", "chat": HOSTILE, "fingerprint": HOSTILE,
+            "verified": false, "key_changed": true, "active": false, "active_since_ms": 0,
+        }] }),
+        "daemon.status" => json!({
+            "version": HOSTILE, "pid": 1, "uptime_ms": 1, "locked": false, "key_store": "file", "bus": false,
+            "cursor": "1", "accounts": [account],
+        }),
+        "account.list" => json!({ "accounts": [account] }),
+        "notify.status" => json!({
+            "backend": HOSTILE, "server": HOSTILE, "capabilities": [HOSTILE], "reply": HOSTILE, "preview": "full",
+            "dnd": false, "dnd_until_ms": 0, "muted": [HOSTILE],
+        }),
+        "key.show" => json!({
+            "own": HOSTILE, "contact": HOSTILE, "fingerprint": HOSTILE, "safety_number": HOSTILE, "qr": HOSTILE,
+            "verified": false, "changed_safety_number": HOSTILE,
+        }),
+        "send" => json!({ "messages": [{
+            "to": HOSTILE, "id": "m", "chat": "c", "state": "failed",
+            "error": { "code": "refused", "message": HOSTILE, "hint": HOSTILE },
+        }] }),
+        "events.subscribe" => return Reply::Events(vec![event]),
+        _ => return Reply::Error(json!({ "code": "refused", "message": HOSTILE, "hint": HOSTILE })),
+    })
+}
+
+fn is_harmless(text: &str) -> bool {
+    text.chars().all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}'))
+        && !text.lines().any(|line| line.starts_with("12:00 alice"))
+}
+
+#[test]
+fn no_command_lets_an_escape_through() {
+    let daemon = FakeDaemon::start(|method, _| hostile(method));
+    let lines: &[&[&str]] = &[
+        &["history", "bob"],
+        &["chats"],
+        &["outbox", "list"],
+        &["contact", "list"],
+        &["contact", "add", HOSTILE],
+        &["status"],
+        &["whoami"],
+        &["notify", "status"],
+        &["key", "show", "bob", "--qr"],
+        &["send", HOSTILE, "-m", "x"],
+        &["watch", "--once", "--timeout", "10s"],
+        &["rpc", "history"],
+        &["rpc", "nonsense"],
+        &["mark-read", HOSTILE],
+    ];
+    for line in lines {
+        for json in [&[][..], &["--json"]] {
+            let output = daemon.ctl(line).args(json).output().unwrap();
+            let printed = format!("{}{}", stdout(&output), stderr(&output));
+            assert!(!printed.is_empty() && is_harmless(&printed), "{line:?} {json:?}: {}", printed.escape_debug());
+        }
+    }
+}
+
+#[test]
+fn json_keeps_every_character_of_a_text() {
+    let daemon = FakeDaemon::start(|method, _| hostile(method));
+    let output = daemon.ctl(&["history", "bob", "--json"]).output().unwrap();
+    let result: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(result["messages"][0]["text"], HOSTILE);
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_error() {
+    let daemon = FakeDaemon::start(|method, _| hostile(method));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let child = daemon.ctl(&["history", "bob"]).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_1_and_help_with_0() {
+    let daemon = FakeDaemon::start(|method, _| hostile(method));
+    for line in [&["bogus"][..], &["send"], &["history"], &["chats", "--timeout", "soon"], &["outbox", "cancel"]] {
+        let output = daemon.ctl(line).output().unwrap();
+        assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()), "{line:?}");
+        let output = daemon.ctl(line).arg("--json").output().unwrap();
+        let error: Value = serde_json::from_str(&stderr(&output)).unwrap();
+        assert_eq!((output.status.code(), &error["error"]["code"]), (Some(1), &json!("usage")));
+    }
+    for line in [&[][..], &["--help"], &["send", "--help"], &["--version"], &["completion", "bash"]] {
+        let output = daemon.ctl(line).output().unwrap();
+        assert!(output.status.success() && stdout(&output).contains("fastchatctl"), "{line:?}");
+    }
+    assert!(daemon.try_asked().is_none());
+}
+
+#[test]
+fn every_command_has_a_line_of_help_and_an_example() {
+    let daemon = FakeDaemon::start(|method, _| hostile(method));
+    let help = stdout(&daemon.ctl(&["--help"]).output().unwrap());
+    let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    for line in commands.lines() {
+        let (name, summary) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        assert!(!summary.trim().is_empty(), "{name} has no summary");
+        if !["help", "contact", "key", "outbox", "notify"].contains(&name) {
+            let long = stdout(&daemon.ctl(&[name, "--help"]).output().unwrap());
+            assert!(long.contains("Example"), "{name} has no example");
+        }
+    }
+}
