@@ -112,8 +112,8 @@ pub enum FromLink {
     Down(Down),
 }
 
-/// A session that stands.
-#[derive(Debug, Clone, PartialEq)]
+/// A session that stands. `Debug` leaves out what the session holds: a token may be in it.
+#[derive(Clone, PartialEq)]
 pub struct Up {
     /// Different for each session of this link; see [`ToLink::Frame`].
     pub number: u64,
@@ -121,6 +121,12 @@ pub struct Up {
     pub session: v1::Session,
     /// What the server said of itself.
     pub ready: v1::Ready,
+}
+
+impl fmt::Debug for Up {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Up").field("number", &self.number).field("ready", &self.ready).finish_non_exhaustive()
+    }
 }
 
 /// Why there is no connection.

@@ -135,12 +135,16 @@ pub async fn create(data: &Path, choice: KeyStore, passphrase: &str) -> Result<(
     Ok((key, record.kind()))
 }
 
-/// Takes back what [`create`] made, when nothing was sealed with it. What the Secret Service keeps of it is of no use.
+/// Takes back what [`create`] made, when nothing was sealed with it. A key file stays: it may be older than this attempt,
+/// and the next choice of a file takes it over.
 pub async fn discard(data: &Path) {
-    let data = data.to_owned();
-    let removed = aside(move || record::remove(&data).and_then(|()| file::remove(&data))).await;
-    if let Err(error) | Ok(Err(error)) = removed {
-        tracing::warn!(error = error.message, "an unused key could not be removed");
+    if let Ok(Some(Record { way: Way::SecretService { store }, .. })) = record::read(data)
+        && let Err(why) = secret_service::remove(&store).await
+    {
+        tracing::info!("an unused key stays in the Secret Service: {why}");
+    }
+    if let Err(error) = record::remove(data) {
+        tracing::warn!(error = error.message, "an unused key's record could not be removed");
     }
 }
 
@@ -149,15 +153,16 @@ async fn keep_in_secret_service(choice: KeyStore) -> Result<(RootKey, Way), ApiE
     let key = RootKey::generate();
     match secret_service::save(&store, &key).await {
         Ok(()) => Ok((key, Way::SecretService { store })),
-        Err(why) => {
-            let asked = if choice == KeyStore::Auto { "no key store was chosen, and " } else { "" };
-            Err(ApiError::new(ErrorCode::Refused, format!("{asked}the Secret Service cannot keep the key: {why}"))
-                .hint(
-                    "choose `--key-store passphrase` (asked for after each start), or `--key-store file` \
-                 (a file that only you can read; whoever gets at the disk reads your messages)",
-                ))
-        }
+        Err(why) => Err(cannot_keep(choice, &why)),
     }
+}
+
+fn cannot_keep(choice: KeyStore, why: &str) -> ApiError {
+    let asked = if choice == KeyStore::Auto { "no key store was chosen, and " } else { "" };
+    ApiError::new(ErrorCode::Refused, format!("{asked}the Secret Service cannot keep the key: {why}")).hint(
+        "choose `--key-store passphrase` (asked for after each start), or `--key-store file` \
+         (a file that only you can read; whoever gets at the disk reads your messages)",
+    )
 }
 
 /// Runs what takes long where it holds nobody up.

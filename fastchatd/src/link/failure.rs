@@ -14,7 +14,7 @@ const MAX_TEXT: usize = 300;
 pub fn api_error(failure: &v1::Failure) -> ApiError {
     let code = Code::try_from(failure.code).unwrap_or(Code::Unspecified);
     let (kind, meaning, next) = translate(code);
-    let text = shown(&failure.text);
+    let text = if says_enough(code) { String::new() } else { shown(&failure.text) };
     let message = if text.is_empty() { meaning.to_owned() } else { format!("{meaning}: {text}") };
     let mut error = ApiError::new(kind, message);
     if !next.is_empty() {
@@ -24,6 +24,19 @@ pub fn api_error(failure: &v1::Failure) -> ApiError {
         error = error.with("retry_after_ms", failure.retry_after_ms);
     }
     error
+}
+
+/// Whether the code says it all, so that the server's words would only say it again.
+fn says_enough(code: Code) -> bool {
+    matches!(
+        code,
+        Code::UnsupportedVersion
+            | Code::Unauthenticated
+            | Code::WrongCredentials
+            | Code::NameTaken
+            | Code::RegistrationClosed
+            | Code::InviteRequired
+    )
 }
 
 /// Text of a server, fit to be shown.

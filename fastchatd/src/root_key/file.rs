@@ -1,6 +1,6 @@
 //! The root key in `root.key`, readable by its user alone: for machines where nobody is there to unlock anything.
 //!
-//! **Invariant**: a key file that exists is never overwritten.
+//! **Invariant**: a key file that exists is never overwritten or removed.
 
 use std::path::Path;
 
@@ -28,11 +28,6 @@ pub(super) fn create(data: &Path) -> Result<RootKey, ApiError> {
     let key = RootKey::generate();
     record::write_private(&data.join(NAME), key.as_bytes())?;
     Ok(key)
-}
-
-/// Removes the key.
-pub(super) fn remove(data: &Path) -> Result<(), ApiError> {
-    record::remove_private(&data.join(NAME))
 }
 
 /// The record says that the key is in a file, but there is none.

@@ -96,15 +96,11 @@ pub(super) fn write(data: &Path, record: &Record) -> Result<(), ApiError> {
     write_private(&data.join(NAME), text.as_bytes())
 }
 
-/// Removes the record.
+/// Removes the record; it need not be there.
 pub(super) fn remove(data: &Path) -> Result<(), ApiError> {
-    remove_private(&data.join(NAME))
-}
-
-/// Removes a file; it need not be there.
-pub(super) fn remove_private(path: &Path) -> Result<(), ApiError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path, "remove", &error)),
+    let path = data.join(NAME);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&path, "remove", &error)),
         _ => Ok(()),
     }
 }

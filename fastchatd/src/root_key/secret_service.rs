@@ -42,6 +42,19 @@ pub(super) async fn save(store: &str, key: &RootKey) -> Result<(), String> {
     .await
 }
 
+/// Removes the key of this store, if it is there.
+pub(super) async fn remove(store: &str) -> Result<(), String> {
+    in_time(async {
+        let service = connect().await?;
+        let collection = unlocked(&service).await?;
+        for item in collection.search_items(attributes(store)).await.map_err(|error| why(&error))? {
+            item.delete().await.map_err(|error| why(&error))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
 async fn connect<'a>() -> Result<SecretService<'a>, String> {
     SecretService::connect(EncryptionType::Dh).await.map_err(|error| why(&error))
 }
@@ -77,8 +90,14 @@ async fn in_time<T>(exchange: impl Future<Output = Result<T, String>>) -> Result
 }
 
 fn why(error: &Error) -> String {
+    const NONE: &str = "there is none here (no session bus, or no keyring on it)";
     match error {
-        Error::Unavailable => "there is none here (no session bus, or no keyring on it)".to_owned(),
+        Error::Unavailable | Error::Zbus(zbus::Error::Connection(..) | zbus::Error::Address(_)) => NONE.to_owned(),
+        Error::Zbus(zbus::Error::MethodError(name, ..))
+            if name.as_str() == "org.freedesktop.DBus.Error.ServiceUnknown" =>
+        {
+            NONE.to_owned()
+        }
         Error::Locked | Error::Prompt => "the default keyring is locked".to_owned(),
         error => error.to_string(),
     }

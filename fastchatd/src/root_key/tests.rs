@@ -131,3 +131,27 @@ async fn a_secret_service_that_is_away_leaves_the_store_locked() {
     assert_eq!(kind, KeyStore::SecretService);
     assert_eq!(unlock(data.path(), "").await.unwrap_err().code, ErrorCode::Locked);
 }
+
+#[tokio::test]
+async fn what_is_discarded_can_be_chosen_again_and_no_key_file_is_ever_lost() {
+    let data = directory();
+    let (key, _) = create(data.path(), KeyStore::File, "").await.unwrap();
+    discard(data.path()).await;
+    assert_eq!(find(data.path()).await.unwrap().0, Found::Nothing);
+    assert_eq!(create(data.path(), KeyStore::File, "").await.unwrap().0, key);
+    discard(data.path()).await;
+    let (_, kind) = create(data.path(), KeyStore::Passphrase, "open sesame").await.unwrap();
+    assert_eq!(kind, KeyStore::Passphrase);
+}
+
+// Not by `create`: on a desktop that would leave a key in somebody's keyring.
+#[test]
+fn when_the_secret_service_is_away_the_choice_is_the_persons() {
+    for choice in [KeyStore::Auto, KeyStore::SecretService] {
+        let error = cannot_keep(choice, "the default keyring is locked");
+        assert_eq!(error.code, ErrorCode::Refused);
+        assert!(error.message.contains("is locked"));
+        let hint = error.hint.unwrap();
+        assert!(hint.contains("--key-store passphrase") && hint.contains("--key-store file"));
+    }
+}

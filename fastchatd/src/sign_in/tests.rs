@@ -13,6 +13,8 @@ use super::*;
 use crate::link::tests::server::{FakeServer, Peer, ready};
 
 const PASSWORD: &str = "correct horse";
+/// What keys and certificates are bound to: the same by whatever address the server is reached.
+const NAME: &str = "alice";
 
 fn asked(server: &FakeServer) -> SignIn {
     SignIn {
@@ -55,11 +57,10 @@ struct Kept {
     backup: Vec<u8>,
 }
 
-fn kept(server: &FakeServer, password: &str) -> Kept {
-    let account = format!("alice@{}", server.address);
+fn kept(password: &str) -> Kept {
     let kdf = KdfParams { salt: vec![7; 16], memory_kib: 19 * 1024, iterations: 2, parallelism: 1 };
-    let keys = PasswordKeys::derive(password, &account, &kdf).unwrap();
-    let backup = keys.backup.seal_identity(identity(), &account).unwrap();
+    let keys = PasswordKeys::derive(password, NAME, &kdf).unwrap();
+    let backup = keys.backup.seal_identity(identity(), NAME).unwrap();
     Kept { kdf, auth: keys.auth.to_string(), backup }
 }
 
@@ -93,7 +94,7 @@ async fn registering_gives_a_certified_device_and_remembers_the_key_that_was_acc
     let signed = signed.unwrap();
     assert_eq!(signed.pin, Some(server.pin));
     assert_eq!((signed.token.as_bytes(), signed.new_identity), (&[9; 32][..], false));
-    assert_eq!(signed.device.account(), request.address);
+    assert_eq!(signed.device.account(), NAME);
     signed.device.verify(signed.identity.public()).unwrap();
     assert_eq!(sent.device.unwrap().name, "laptop");
     // What the server keeps is enough to log in with the password again, and only with it.
@@ -104,9 +105,9 @@ async fn registering_gives_a_certified_device_and_remembers_the_key_that_was_acc
         iterations: kdf.iterations,
         parallelism: kdf.parallelism,
     };
-    let keys = PasswordKeys::derive(PASSWORD, &request.address, &kdf).unwrap();
+    let keys = PasswordKeys::derive(PASSWORD, NAME, &kdf).unwrap();
     assert_eq!(*keys.auth, sent.auth_secret);
-    let restored = keys.backup.open_identity(&sent.identity_backup, &request.address).unwrap();
+    let restored = keys.backup.open_identity(&sent.identity_backup, NAME).unwrap();
     assert_eq!(restored.public(), signed.identity.public());
 }
 
@@ -169,7 +170,7 @@ async fn a_taken_name_and_a_refused_invitation_have_their_own_errors() {
 #[tokio::test]
 async fn logging_in_restores_the_identity_and_certifies_a_new_device() {
     let server = FakeServer::start().await;
-    let (request, kept) = (pinned(&server), kept(&server, PASSWORD));
+    let (request, kept) = (pinned(&server), kept(PASSWORD));
     let serve = async {
         let mut peer = arrives(&server).await;
         let (frame, fetch) = asks_to_log_in(&mut peer, &kept.kdf).await;
@@ -196,8 +197,8 @@ async fn logging_in_restores_the_identity_and_certifies_a_new_device() {
 /// Logs in up to the backup, with this backup and this identity key. Gives the error, after which nothing may be sent.
 async fn refused_backup(backup_password: &str, identity_key: &[u8]) -> ApiError {
     let server = FakeServer::start().await;
-    let (request, good) = (pinned(&server), kept(&server, PASSWORD));
-    let backup = kept(&server, backup_password).backup;
+    let (request, good) = (pinned(&server), kept(PASSWORD));
+    let backup = kept(backup_password).backup;
     let serve = async {
         let mut peer = arrives(&server).await;
         let (frame, _) = asks_to_log_in(&mut peer, &good.kdf).await;
@@ -231,7 +232,7 @@ async fn a_server_that_publishes_another_identity_for_the_account_is_refused() {
 async fn a_new_identity_is_sent_with_a_backup_of_its_own() {
     let server = FakeServer::start().await;
     let request = SignIn { new_identity: true, ..pinned(&server) };
-    let kept = kept(&server, PASSWORD);
+    let kept = kept(PASSWORD);
     let serve = async {
         let mut peer = arrives(&server).await;
         let (frame, login) = asks_to_log_in(&mut peer, &kept.kdf).await;
@@ -246,15 +247,15 @@ async fn a_new_identity_is_sent_with_a_backup_of_its_own() {
     let signed = signed.unwrap();
     assert!(signed.new_identity);
     assert_eq!(sent.new_identity_key, signed.identity.public().to_der());
-    let keys = PasswordKeys::derive(PASSWORD, &request.address, &kept.kdf).unwrap();
-    let backup = keys.backup.open_identity(&sent.new_identity_backup, &request.address).unwrap();
+    let keys = PasswordKeys::derive(PASSWORD, NAME, &kept.kdf).unwrap();
+    let backup = keys.backup.open_identity(&sent.new_identity_backup, NAME).unwrap();
     assert_eq!(backup.public(), signed.identity.public());
 }
 
 #[tokio::test]
 async fn a_wrong_password_is_called_that() {
     let server = FakeServer::start().await;
-    let (request, kept) = (pinned(&server), kept(&server, PASSWORD));
+    let (request, kept) = (pinned(&server), kept(PASSWORD));
     let serve = async {
         let mut peer = arrives(&server).await;
         let (frame, _) = asks_to_log_in(&mut peer, &kept.kdf).await;
