@@ -28,9 +28,9 @@ pub(crate) struct Status {}
 #[command(after_long_help = "Examples:\n  fastchatctl whoami\n  fastchatctl whoami --json | jq -r .fingerprint")]
 pub(crate) struct Whoami {}
 
-/// Check store, keys, bus, notifications and servers, and say how to mend what is wrong.
+/// Check everything, and say how to mend what is wrong
 ///
-/// Exits with 2 when a check has failed.
+/// Looks at store, key protection, bus, notifications and servers. Exits with 2 when a check has failed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  fastchatctl doctor")]
 pub(crate) struct Doctor {}

@@ -15,7 +15,7 @@ use crate::output::{BOLD, DIM, YELLOW, width};
 use crate::safe_text;
 use crate::table::Table;
 
-/// List the chats, the one with the newest message first, with unread counts.
+/// List the chats, newest message first, with unread counts
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  fastchatctl chats\n  fastchatctl chats --json | jq '.chats[] | select(.unread > 0)'"

@@ -18,6 +18,7 @@ use crate::table::Table;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Contact {
     /// Make somebody a contact
+    #[command(after_long_help = "Example:\n  fastchatctl contact add bob")]
     Add(Who),
     /// List contacts and requests, with who is active
     #[command(
@@ -25,14 +26,19 @@ pub(crate) enum Contact {
     )]
     List,
     /// Accept a request
+    #[command(after_long_help = "Example:\n  fastchatctl contact accept bob")]
     Accept(Who),
     /// Decline a request: it shows nowhere any more
+    #[command(after_long_help = "Example:\n  fastchatctl contact decline mallory")]
     Decline(Who),
     /// Block somebody: the server refuses their messages
+    #[command(after_long_help = "Example:\n  fastchatctl contact block mallory")]
     Block(Who),
     /// Lift a block
+    #[command(after_long_help = "Example:\n  fastchatctl contact unblock mallory")]
     Unblock(Who),
     /// Remove somebody from the contacts; the chat's history stays
+    #[command(after_long_help = "Example:\n  fastchatctl contact remove bob")]
     Remove(Who),
     /// Set what we call a contact
     Alias(Alias),
@@ -40,7 +46,6 @@ pub(crate) enum Contact {
 
 /// A contact.
 #[derive(Debug, Args)]
-#[command(after_long_help = "Example, with `accept`:\n  fastchatctl contact accept bob")]
 pub(crate) struct Who {
     /// The contact's name or alias
     contact: String,

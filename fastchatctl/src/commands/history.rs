@@ -45,6 +45,9 @@ impl History {
         if context.out.json {
             context.out.json(&answer.raw)?;
         } else {
+            if answer.value.messages.is_empty() {
+                context.out.done("no messages")?;
+            }
             context.out.text(page(&answer.value, &Clock::system()))?;
             if let (true, Some(first)) = (answer.value.more, answer.value.messages.first()) {
                 let chat = safe_text::line(&chat);

@@ -18,8 +18,10 @@ use crate::safe_text;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Notify {
     /// Show how notifications are shown here
+    #[command(after_long_help = "Example:\n  fastchatctl notify status")]
     Status,
     /// Show a test notification
+    #[command(after_long_help = "Example:\n  fastchatctl notify test")]
     Test,
     /// Turn a chat's notifications off
     Mute(Which),

@@ -19,6 +19,7 @@ use crate::table::Table;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Outbox {
     /// List the messages that wait, are held or failed
+    #[command(after_long_help = "Example:\n  fastchatctl outbox list")]
     List,
     /// Try held and failed messages again now
     Retry(Retry),

@@ -27,7 +27,7 @@ const SIGN_IN: Duration = Duration::from_secs(120);
 /// spare.
 const QUESTIONS: usize = 3;
 
-/// Make an account on a server, and the device for it here.
+/// Make an account on a server, and the device for it here
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -39,7 +39,9 @@ pub(crate) struct Register {
     options: Options,
 }
 
-/// Bring an account that exists to this device; it takes the place of the account's former device.
+/// Bring an account that exists to this device
+///
+/// This device takes the place of the account's former one.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -13,7 +13,7 @@ use crate::daemon::{Context, call};
 use crate::failure::Exit;
 use crate::password::Source;
 
-/// Unlock the store with its passphrase, or try the Secret Service again.
+/// Unlock the store, with its passphrase or the Secret Service
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  fastchatctl unlock\n  fastchatctl unlock --passphrase-file ~/.fastchat-passphrase"

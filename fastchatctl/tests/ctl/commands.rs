@@ -131,7 +131,7 @@ fn each_command_calls_its_method_and_json_gives_the_result_as_it_came() {
         assert_eq!(printed.lines().count(), 1, "{line:?}: {printed}");
         assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), result(method), "{line:?}");
         let human = daemon.ctl(line).output().unwrap();
-        assert!(human.status.success() && !human.stdout.is_empty() || line == ["history", "bob"], "{line:?}");
+        assert!(human.status.success() && !human.stdout.is_empty(), "{line:?}");
         while daemon.try_asked().is_some() {}
     }
 }

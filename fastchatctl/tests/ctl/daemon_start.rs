@@ -1,35 +1,40 @@
 //! A daemon that does not run: it is started, or its absence is told.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fake_daemon::{Reply, ctl, listen, stderr, stdout};
 
-fn program(directory: &Path, body: &str) -> PathBuf {
-    let path = directory.join("fastchatd");
+fn program(directory: &Path, name: &str, body: &str) -> PathBuf {
+    let path = directory.join(name);
     fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
     path
 }
 
+/// A pipe that a started program writes to, and a daemon that listens on `socket` from then on.
+fn listens_when_started(pipe: &Path, socket: &Path) -> JoinHandle<Receiver<(String, Value)>> {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let (pipe, socket) = (pipe.to_owned(), socket.to_owned());
+    std::thread::spawn(move || {
+        // Ends as soon as the program has written.
+        fs::read(pipe).unwrap();
+        listen(&socket, |_, _| Reply::Result(json!({ "direct": 1, "group": 0, "requests": 0 })))
+    })
+}
+
 #[test]
 fn a_daemon_that_does_not_run_is_started_and_waited_for() {
     let directory = tempfile::tempdir().unwrap();
-    let (fifo, socket) = (directory.path().join("started"), directory.path().join("socket"));
-    let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-    let daemon = program(directory.path(), &format!("echo > '{}'", fifo.display()));
-    let listening = std::thread::spawn({
-        let socket = socket.clone();
-        move || {
-            // Opens as soon as the program is started.
-            File::open(fifo).unwrap();
-            listen(&socket, |_, _| Reply::Result(json!({ "direct": 1, "group": 0, "requests": 0 })))
-        }
-    });
+    let (pipe, socket) = (directory.path().join("started"), directory.path().join("socket"));
+    let listening = listens_when_started(&pipe, &socket);
+    let daemon = program(directory.path(), "fastchatd", &format!("echo > '{}'", pipe.display()));
     let output = ctl(&socket, &["unread"]).env("FASTCHATD", daemon).output().unwrap();
     assert_eq!((output.status.code(), stdout(&output)), (Some(0), "1 direct, 0 in groups, 0 requests\n".into()));
     assert!(stderr(&output).starts_with("started fastchatd (pid "), "{}", stderr(&output));
@@ -37,9 +42,30 @@ fn a_daemon_that_does_not_run_is_started_and_waited_for() {
 }
 
 #[test]
+fn an_installed_socket_unit_is_started_instead_of_the_program() {
+    let directory = tempfile::tempdir().unwrap();
+    let (pipe, socket) = (directory.path().join("started"), directory.path().join("fastchat/fastchatd.sock"));
+    fs::create_dir(directory.path().join("fastchat")).unwrap();
+    let listening = listens_when_started(&pipe, &socket);
+    let calls = directory.path().join("calls");
+    program(
+        directory.path(),
+        "systemctl",
+        &format!("echo \"$@\" >> '{}'\ncase \"$*\" in *start*) echo > '{}';; esac", calls.display(), pipe.display()),
+    );
+    let mut command = ctl(&socket, &["unread"]);
+    command.env_remove("FASTCHAT_SOCKET").env("XDG_RUNTIME_DIR", directory.path()).env("PATH", directory.path());
+    let output = command.output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
+    let calls = fs::read_to_string(calls).unwrap();
+    assert_eq!(calls, "--user --no-pager cat fastchatd.socket\n--user --no-pager start fastchatd.socket\n");
+    assert_eq!(listening.join().unwrap().recv().unwrap().0, "unread");
+}
+
+#[test]
 fn a_daemon_that_ends_at_once_is_told_with_its_status() {
     let directory = tempfile::tempdir().unwrap();
-    let daemon = program(directory.path(), "exit 78");
+    let daemon = program(directory.path(), "fastchatd", "exit 78");
     let output = ctl(&directory.path().join("socket"), &["unread"]).env("FASTCHATD", daemon).output().unwrap();
     assert_eq!(output.status.code(), Some(6));
     assert!(
@@ -52,7 +78,7 @@ fn a_daemon_that_ends_at_once_is_told_with_its_status() {
 #[test]
 fn no_start_starts_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let daemon = program(directory.path(), "touch \"$(dirname \"$0\")/ran\"");
+    let daemon = program(directory.path(), "fastchatd", "touch \"$(dirname \"$0\")/ran\"");
     let mut command = ctl(&directory.path().join("socket"), &["unread", "--no-start"]);
     let output = command.env("FASTCHATD", daemon).output().unwrap();
     assert_eq!(output.status.code(), Some(6));

@@ -2,6 +2,8 @@
 //!
 //! **Invariant**: no test needs a real daemon, a terminal's size, or the tester's configuration.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where something went wrong")]
+
 mod commands;
 mod daemon_start;
 mod fake_daemon;

@@ -124,17 +124,33 @@ fn a_wrong_command_line_exits_with_1_and_help_with_0() {
     assert!(daemon.try_asked().is_none());
 }
 
+/// The commands that a help text lists, each with its summary.
+fn listed(help: &str) -> Vec<(String, String)> {
+    let commands = help.split("Commands:\n").nth(1).unwrap_or_default().split("\n\n").next().unwrap_or_default();
+    let lines = commands.lines().map(|line| line.trim().split_once(' ').unwrap_or((line.trim(), "")));
+    lines
+        .map(|(name, summary)| (name.to_owned(), summary.trim().to_owned()))
+        .filter(|(name, _)| name != "help")
+        .collect()
+}
+
 #[test]
 fn every_command_has_a_line_of_help_and_an_example() {
     let daemon = FakeDaemon::start(|method, _| hostile(method));
-    let help = stdout(&daemon.ctl(&["--help"]).output().unwrap());
-    let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    for line in commands.lines() {
-        let (name, summary) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
-        assert!(!summary.trim().is_empty(), "{name} has no summary");
-        if !["help", "contact", "key", "outbox", "notify"].contains(&name) {
-            let long = stdout(&daemon.ctl(&[name, "--help"]).output().unwrap());
-            assert!(long.contains("Example"), "{name} has no example");
+    let help = |command: &[&str]| stdout(&daemon.ctl(command).arg("--help").output().unwrap());
+    let mut seen = 0;
+    for (name, summary) in listed(&help(&[])) {
+        assert!(!summary.is_empty(), "{name} has no summary");
+        let below = listed(&help(&[&name]));
+        if below.is_empty() {
+            assert!(help(&[&name]).contains("Example"), "{name} has no example");
+            seen += 1;
+        }
+        for (verb, summary) in below {
+            assert!(!summary.is_empty(), "{name} {verb} has no summary");
+            assert!(help(&[&name, &verb]).contains("Example"), "{name} {verb} has no example");
+            seen += 1;
         }
     }
+    assert_eq!(seen, 35, "commands were added or lost");
 }
