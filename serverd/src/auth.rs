@@ -14,21 +14,23 @@ use ring::{
     signature,
 };
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 /// Logins that wait for a core before the server says that it has too much to do.
 const WAITING_PER_CORE: usize = 32;
 /// What a device is told for an account that does not exist; the cost that devices use by default.
 const FAKE_KDF: (u32, u32, u32) = (65_536, 3, 1);
 
-/// A secret in the clear, on its way to a hash: 64 hex digits. Has no `Debug`; wiping is up to the frame it came in.
+/// A secret in the clear, on its way to a hash: 64 hex digits. Has no `Debug`; is wiped when dropped.
 #[derive(Clone)]
-pub struct AuthSecret(String);
+pub struct AuthSecret(Zeroizing<String>);
 
 impl AuthSecret {
     /// Checks the form.
     #[must_use]
     pub fn new(text: String) -> Option<Self> {
         let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        let text = Zeroizing::new(text);
         (text.len() == 64 && text.bytes().all(hex)).then_some(Self(text))
     }
 }
@@ -61,7 +63,7 @@ impl Passwords {
     /// bcrypt does not take the cost.
     pub async fn start(secret: [u8; 32], cost: u32) -> Result<Self, AuthError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let dummy = hash_blocking(random_hex(), cost).await?;
+        let dummy = hash_blocking(Zeroizing::new(random_hex()?), cost).await?;
         Ok(Self {
             cores: Arc::new(Semaphore::new(cores)),
             places: Arc::new(Semaphore::new(cores * WAITING_PER_CORE)),
@@ -88,7 +90,7 @@ impl Passwords {
         let _core = self.cores.acquire().await.map_err(|_| AuthError::Failed)?;
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.to_string());
-        let check = tokio::task::spawn_blocking(move || bcrypt::non_truncating_verify(secret.0, &hash));
+        let check = tokio::task::spawn_blocking(move || bcrypt::non_truncating_verify(secret.0.as_bytes(), &hash));
         let right = check.await.map_err(|_| AuthError::Failed)?.map_err(|_| AuthError::Failed)?;
         Ok(right && known)
     }
@@ -104,8 +106,8 @@ impl Passwords {
     }
 }
 
-async fn hash_blocking(secret: String, cost: u32) -> Result<String, AuthError> {
-    let hash = tokio::task::spawn_blocking(move || bcrypt::non_truncating_hash(secret, cost));
+async fn hash_blocking(secret: Zeroizing<String>, cost: u32) -> Result<String, AuthError> {
+    let hash = tokio::task::spawn_blocking(move || bcrypt::non_truncating_hash(secret.as_bytes(), cost));
     hash.await.map_err(|_| AuthError::Failed)?.map_err(|_| AuthError::Failed)
 }
 
@@ -119,8 +121,8 @@ pub fn random_bytes() -> Result<[u8; 32], AuthError> {
     Ok(bytes)
 }
 
-fn random_hex() -> String {
-    data_encoding::HEXLOWER.encode(&random_bytes().unwrap_or_default())
+fn random_hex() -> Result<String, AuthError> {
+    Ok(data_encoding::HEXLOWER.encode(&random_bytes()?))
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -39,6 +39,8 @@ pub enum Counted {
     RegistrationFrom(Origin),
     /// Key packages claimed by an account.
     ClaimBy(AccountName),
+    /// Conversations made by an account.
+    ConversationBy(AccountName),
 }
 
 /// So many in such a time; as many at once.

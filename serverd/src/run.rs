@@ -183,7 +183,8 @@ impl Server {
         if let Err(error) = self.store.shut_down().await {
             tracing::error!(%error, "the database was not closed cleanly; nothing accepted is lost");
         }
-        tracing::info!("stopped");
+        let (commits, calls) = self.store.commits_and_calls();
+        tracing::info!(commits, calls, "stopped");
     }
 }
 

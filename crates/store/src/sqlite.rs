@@ -59,6 +59,10 @@ impl SqliteStore {
         };
         if !directory.exists() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io(directory))?;
+            // The directory's own name has to survive a power cut as well.
+            let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new("."));
+            File::open(parent).and_then(|parent| parent.sync_all()).map_err(io(parent))?;
         }
         let path = directory.join(LOCK);
         let lock =

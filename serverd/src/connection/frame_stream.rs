@@ -19,7 +19,8 @@ use tokio_rustls::server::TlsStream;
 const SMALL: usize = 512;
 /// How much is read at once while a frame is on its way.
 const CHUNK: usize = 16 << 10;
-const END_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a device may take to read the last word.
+const END_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why there is no next frame.
 #[derive(Debug, thiserror::Error)]

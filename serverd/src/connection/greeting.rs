@@ -86,6 +86,8 @@ async fn shake_hands(tcp: TcpStream, live: &Live) -> Option<FrameStream> {
                 let version = hello.version_max.min(fastchat_wire::VERSION);
                 stream.push(&frames::answer(request, Body::Ready(ready(&live.config, version))));
                 stream.flush().await.ok()?;
+                let agent: String = hello.agent.chars().take(64).collect();
+                tracing::debug!(?agent, version, "a device says hello");
                 return Some(stream);
             }
             let (low, high) = (fastchat_wire::VERSION_MIN, fastchat_wire::VERSION);

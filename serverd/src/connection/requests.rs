@@ -77,6 +77,12 @@ impl<S: Store> Requests<'_, S> {
         if self.services.hub.tell(event).await { Ok(()) } else { Err(Trouble::End(None)) }
     }
 
+    /// Claims, and the conversations made with them.
+    async fn rated(&self, what: Counted) -> Result<(), Trouble> {
+        let rate = Rate { count: self.limits.claims_per_hour.get(), per: Duration::from_secs(3_600) };
+        self.services.rates.take(what, rate).await.map_err(rate_limited)
+    }
+
     async fn submit(&mut self, request: u64, submit: v1::Submit) -> Result<Option<Body>, Trouble> {
         let (conversation, entries) = fields::entries(submit, self.limits)?;
         self.connection.submitted(entries.len(), self.limits.entries_per_second.get());
@@ -111,9 +117,7 @@ impl<S: Store> Requests<'_, S> {
 
     async fn claim(&self, ask: &v1::ClaimKeyPackages) -> Result<Body, Trouble> {
         let name = fields::account(&ask.account)?;
-        let rate = Rate { count: self.limits.claims_per_hour.get(), per: Duration::from_secs(3_600) };
-        let own = self.connection.account.clone();
-        self.services.rates.take(Counted::ClaimBy(own), rate).await.map_err(rate_limited)?;
+        self.rated(Counted::ClaimBy(self.connection.account.clone())).await?;
         let claimed = self.services.store.claim_key_packages(name.clone()).await?;
         let claimed = claimed.ok_or_else(|| no_account(name.as_str()))?;
         if claimed.packages.is_empty() || claimed.without > 0 {
@@ -140,6 +144,7 @@ impl<S: Store> Requests<'_, S> {
         if i64::try_from(ask.epoch).is_err() {
             return Err(refuse(Code::Invalid, "epoch is out of range"));
         }
+        self.rated(Counted::ConversationBy(account.clone())).await?;
         let direct = NewDirect {
             conversation,
             creator: account.clone(),

@@ -10,3 +10,4 @@ mod durability;
 mod greeting;
 mod hostile;
 mod server;
+mod service;
