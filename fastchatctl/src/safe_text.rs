@@ -23,6 +23,17 @@ pub(crate) fn block(text: &str, indent: usize) -> String {
     written(text, Some(indent))
 }
 
+/// Text as one argument of a command that is shown to be typed: quoted where a shell would take it apart.
+#[must_use]
+pub(crate) fn argument(text: &str) -> String {
+    let shown = line(text);
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '@' | ':' | '+');
+    if !shown.is_empty() && !shown.starts_with('-') && shown.chars().all(is_plain) {
+        return shown;
+    }
+    format!("'{}'", shown.replace('\'', "'\\''"))
+}
+
 fn written(text: &str, indent: Option<usize>) -> String {
     let mut safe = String::with_capacity(text.len());
     let mut column = 0;
@@ -125,6 +136,15 @@ mod tests {
     fn a_new_line_of_a_message_cannot_pass_for_a_line_of_ours() {
         assert_eq!(block("one\n12:00 bob: two\r\nthree", 6), "one\n      12:00 bob: two\n      three");
         assert_eq!(line("one\ntwo\u{2028}"), "one\\ntwo\\u{2028}");
+    }
+
+    #[test]
+    fn a_command_to_type_holds_a_name_as_one_argument() {
+        assert_eq!(argument("bob"), "bob");
+        assert_eq!(argument("the team"), "'the team'");
+        assert_eq!(argument("x; rm -rf ~"), "'x; rm -rf ~'");
+        assert_eq!(argument("it's $(id)"), "'it'\\''s $(id)'");
+        assert_eq!((argument("--yes").as_str(), argument("").as_str()), ("'--yes'", "''"));
     }
 
     #[test]

@@ -85,11 +85,11 @@ fn cells(chat: &Chat, clock: &Clock) -> [(String, Style); 4] {
 /// What stands last in the chat, or what has to be done about it.
 fn last(chat: &Chat) -> (String, Style) {
     if chat.request {
-        let name = safe_text::line(&chat.contact);
+        let name = safe_text::argument(&chat.contact);
         return (format!("wants to write to you; fastchatctl contact accept {name}"), YELLOW);
     }
     if chat.held {
-        let name = safe_text::line(&chat.contact);
+        let name = safe_text::argument(&chat.contact);
         return (format!("held: the key has changed; fastchatctl key show {name}"), YELLOW);
     }
     let muted = if chat.muted { "(muted) " } else { "" };

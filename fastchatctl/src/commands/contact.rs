@@ -128,7 +128,7 @@ async fn list(context: &Context) -> Outcome {
 }
 
 fn cells(contact: &fastchat_ipc::Contact, clock: &Clock) -> [(String, Style); 4] {
-    let name = safe_text::line(&contact.name);
+    let (name, argument) = (safe_text::line(&contact.name), safe_text::argument(&contact.name));
     let since = clock.stamp(contact.active_since_ms);
     let (state, style) = match contact.state {
         ContactState::Accepted if contact.active => ("active".to_owned(), GREEN),
@@ -139,8 +139,8 @@ fn cells(contact: &fastchat_ipc::Contact, clock: &Clock) -> [(String, Style); 4]
         ContactState::Blocked => ("blocked".to_owned(), RED),
     };
     let (remark, remark_style) = match contact {
-        contact if contact.key_changed => (format!("key changed; fastchatctl key show {name}"), RED),
-        contact if contact.state == ContactState::Request => (format!("fastchatctl contact accept {name}"), DIM),
+        contact if contact.key_changed => (format!("key changed; fastchatctl key show {argument}"), RED),
+        contact if contact.state == ContactState::Request => (format!("fastchatctl contact accept {argument}"), DIM),
         contact if contact.verified => ("verified".to_owned(), GREEN),
         _ => (String::new(), DIM),
     };

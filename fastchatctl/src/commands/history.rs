@@ -50,7 +50,7 @@ impl History {
             }
             context.out.text(page(&answer.value, &Clock::system()))?;
             if let (true, Some(first)) = (answer.value.more, answer.value.messages.first()) {
-                let chat = safe_text::line(&chat);
+                let chat = safe_text::argument(&chat);
                 let more = format!("fastchatctl history {chat} -n {} --before {}", self.number, first.position);
                 context.out.note(format!("{DIM}older: {more}{DIM:#}"));
             }

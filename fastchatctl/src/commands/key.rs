@@ -108,7 +108,7 @@ fn described(keys: &Keys) -> String {
     if keys.contact.is_empty() {
         return format!("{DIM}Your key's fingerprint{DIM:#}\n{}", grid(&safe_text::line(&keys.own), 4, 8));
     }
-    let name = safe_text::line(&keys.contact);
+    let (name, argument) = (safe_text::line(&keys.contact), safe_text::argument(&keys.contact));
     let (word, style) = match keys {
         keys if !keys.changed_safety_number.is_empty() => ("key changed", RED),
         keys if keys.verified => ("verified", GREEN),
@@ -121,10 +121,10 @@ fn described(keys: &Keys) -> String {
         text.push_str(&grid(&safe_text::line(&keys.changed_safety_number), 5, GROUPS));
         text.push_str(&format!(
             "Ask {name} on another way whether the device is new, and compare this number. Only if it is the same:\n\
-             \x20 fastchatctl key trust {name}\n"
+             \x20 fastchatctl key trust {argument}\n"
         ));
     } else if !keys.verified {
-        let next = format!("compare it with what {name}'s device shows, then: fastchatctl key verify {name}");
+        let next = format!("compare it with what {name}'s device shows, then: fastchatctl key verify {argument}");
         text.push_str(&format!("{DIM}{next}{DIM:#}\n"));
     }
     text

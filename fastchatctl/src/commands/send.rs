@@ -70,7 +70,7 @@ impl From<Until> for Wait {
 impl Send {
     /// Carries it out.
     pub(crate) async fn run(self, context: &Context) -> Outcome {
-        let (to, text) = self.parts()?;
+        let (to, text) = self.parts(context)?;
         let wait = Wait::from(self.wait);
         let patience = context.timeout.unwrap_or(CALL);
         let request = fastchat_ipc::Send {
@@ -91,7 +91,7 @@ impl Send {
     }
 
     /// The recipients and the text.
-    fn parts(&self) -> Result<(Vec<String>, String), Failure> {
+    fn parts(&self, context: &Context) -> Result<(Vec<String>, String), Failure> {
         let to: Vec<String> = self.to.iter().filter(|to| *to != "-").cloned().collect();
         let wants_stdin = to.len() < self.to.len();
         if to.is_empty() {
@@ -102,7 +102,12 @@ impl Send {
                 return Err(Failure::usage("both `-m` and `-` give the text").next("leave one of them out"));
             }
             Some(text) => text.clone(),
-            None if wants_stdin || !io::stdin().is_terminal() => from_stdin(&mut io::stdin().lock())?,
+            None if wants_stdin || !io::stdin().is_terminal() => {
+                if io::stdin().is_terminal() {
+                    context.out.note("type the text; Ctrl-D on a line of its own sends it");
+                }
+                from_stdin(&mut io::stdin().lock())?
+            }
             None => {
                 return Err(Failure::usage("there is no text to send")
                     .next(format!("`fastchatctl send {} -m TEXT`, or pipe the text in", to.join(" "))));
@@ -204,9 +209,10 @@ fn problem(sent: &Sent, exit: Exit) -> Failure {
     };
     let failure = Failure::new(exit, state, format!("{to}: {state}{kept}: {}", error.message));
     if error.code == ErrorCode::IdentityChanged {
+        let argument = safe_text::argument(to);
         return failure
-            .next(format!("`fastchatctl key show {to}` and compare the number with {to}"))
-            .next(format!("`fastchatctl key trust {to}` if it is right; then the message goes out"));
+            .next(format!("`fastchatctl key show {argument}` and compare the number with {to}"))
+            .next(format!("`fastchatctl key trust {argument}` if it is right; then the message goes out"));
     }
     failure.next(error.hint.clone().unwrap_or_else(|| "`fastchatctl outbox list`".to_owned()))
 }

@@ -158,16 +158,7 @@ where
         return Err(ApiError::new(ErrorCode::Locked, "the store is locked").into());
     }
     let has_store = status.key_store != KeyStore::Auto;
-    let mut request = SignIn {
-        address,
-        accept_new: options.accept_new,
-        pin: pin.map(|pin| pin.to_string()).unwrap_or_default(),
-        invite: options.invite.clone(),
-        key_store: options.key_store.into(),
-        device_name: options.device_name.clone(),
-        new_identity,
-        ..SignIn::default()
-    };
+    let mut request = options.request(address, pin, new_identity);
     request.password = options.password(M::NAME == method::Register::NAME, &request.address, context)?;
     if request.key_store == KeyStore::Passphrase && !has_store {
         request.passphrase = options.passphrase(context)?;
@@ -313,6 +304,20 @@ impl Options {
                 .next("give the account's name alone"));
         }
         Ok((parsed.to_string(), self.pin.or(link_pin)))
+    }
+
+    /// The request, as far as no secret is needed.
+    fn request(&self, address: String, pin: Option<Pin>, new_identity: bool) -> SignIn {
+        SignIn {
+            address,
+            accept_new: self.accept_new,
+            pin: pin.map(|pin| pin.to_string()).unwrap_or_default(),
+            invite: self.invite.clone(),
+            key_store: self.key_store.into(),
+            device_name: self.device_name.clone(),
+            new_identity,
+            ..SignIn::default()
+        }
     }
 
     fn password(&self, is_new: bool, address: &str, context: &Context) -> Result<String, Failure> {

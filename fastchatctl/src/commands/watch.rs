@@ -169,8 +169,8 @@ impl Watching<'_> {
                 format!("{style}message to {title} is {} ({}){style:#}", state_word(*state), safe_text::line(id))
             }
             EventKind::IdentityChanged { contact } => {
-                let name = safe_text::line(contact);
-                format!("{RED}the key of {name} has changed; fastchatctl key show {name}{RED:#}")
+                let (name, argument) = (safe_text::line(contact), safe_text::argument(contact));
+                format!("{RED}the key of {name} has changed; fastchatctl key show {argument}{RED:#}")
             }
             EventKind::AccountState { state, reason } => {
                 let (word, style) = account::state_word(*state);
@@ -207,10 +207,9 @@ impl Watching<'_> {
             return format!("{DIM}{stamp}{DIM:#} {title}: {DIM}[no longer in the history]{DIM:#}");
         };
         if request {
-            let name = safe_text::line(&message.from);
-            return format!(
-                "{DIM}{stamp}{DIM:#} {YELLOW}{name} wants to write to you; fastchatctl contact accept {name}{YELLOW:#}"
-            );
+            let (name, argument) = (safe_text::line(&message.from), safe_text::argument(&message.from));
+            let advice = format!("fastchatctl contact accept {argument}");
+            return format!("{DIM}{stamp}{DIM:#} {YELLOW}{name} wants to write to you; {advice}{YELLOW:#}");
         }
         let group = match self.chat(event, chat).await {
             Some(chat) if chat.kind == ChatKind::Group => format!("[{}]", chat.title),

@@ -163,3 +163,15 @@ pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> Output {
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
+
+/// Runs it on a terminal where somebody types these lines.
+pub(crate) fn on_a_terminal(command: &Command, typed: &str) -> Output {
+    let mut line = command.get_program().to_str().unwrap().to_owned();
+    for argument in command.get_args() {
+        line.push_str(&format!(" '{}'", argument.to_str().unwrap()));
+    }
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    script.env("TERM", "xterm");
+    run_with_input(script, typed.as_bytes())
+}

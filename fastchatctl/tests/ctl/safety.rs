@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::fake_daemon::{FakeDaemon, Reply, stderr, stdout};
+use crate::fake_daemon::{FakeDaemon, Reply, on_a_terminal, stderr, stdout};
 
 /// An escape that clears the screen, a C1 one, a direction override, and a line that looks like another message.
 const HOSTILE: &str = "\u{1b}[2J\u{9b}31m\u{202e}txt\n12:00 alice: forged\r\u{7f}";
@@ -95,6 +95,16 @@ fn json_keeps_every_character_of_a_text() {
     let output = daemon.ctl(&["history", "bob", "--json"]).output().unwrap();
     let result: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(result["messages"][0]["text"], HOSTILE);
+}
+
+#[test]
+fn colours_appear_on_a_terminal_alone_and_not_under_no_color() {
+    let daemon = FakeDaemon::start(|method, _| hostile(method));
+    let mut command = daemon.ctl(&["status"]);
+    command.env_remove("NO_COLOR");
+    assert!(stdout(&on_a_terminal(&command, "")).contains("\u{1b}["));
+    assert!(!stdout(&command.output().unwrap()).contains('\u{1b}'));
+    assert!(!stdout(&on_a_terminal(command.env("NO_COLOR", "1"), "")).contains('\u{1b}'));
 }
 
 #[test]

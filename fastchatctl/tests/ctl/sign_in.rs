@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::fake_daemon::{FakeDaemon, Reply, run_with_input, stderr, stdout};
+use crate::fake_daemon::{FakeDaemon, Reply, on_a_terminal, run_with_input, stderr, stdout};
 
 const PIN: &str = "sha256:abababababababababababababababababababababababababababababababab";
 
@@ -45,17 +45,6 @@ fn untrusted() -> FakeDaemon {
 
 fn trusting() -> FakeDaemon {
     FakeDaemon::start(|method, _| if method == "daemon.status" { status(false, "auto") } else { account() })
-}
-
-/// Runs it on a terminal where somebody types these lines.
-fn on_a_terminal(command: &Command, typed: &str) -> Output {
-    let mut line = command.get_program().to_str().unwrap().to_owned();
-    for argument in command.get_args() {
-        line.push_str(&format!(" '{}'", argument.to_str().unwrap()));
-    }
-    let mut script = Command::new("script");
-    script.args(["-qec", &line, "/dev/null"]).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    run_with_input(script, typed.as_bytes())
 }
 
 #[test]
