@@ -1,7 +1,7 @@
 //! What protects the store's root key: the Secret Service, a passphrase, or, by explicit choice, a file.
 //!
-//! `key.toml` in the data directory records which, once, when the store is made. A keyring that is locked or away leaves
-//! the store locked; nothing else is tried in its place.
+//! `key.toml` in the data directory records which, once, when the store is made. A keyring that is locked or away
+//! leaves the store locked; nothing else is tried in its place.
 //!
 //! **Invariant**: the recorded way is the only way to the key; it never becomes a weaker one by itself, and start-up
 //! never waits for a prompt.
@@ -135,8 +135,8 @@ pub async fn create(data: &Path, choice: KeyStore, passphrase: &str) -> Result<(
     Ok((key, record.kind()))
 }
 
-/// Takes back what [`create`] made, when nothing was sealed with it. A key file stays: it may be older than this attempt,
-/// and the next choice of a file takes it over.
+/// Takes back what [`create`] made, when nothing was sealed with it. A key file stays: it may be older than this
+/// attempt, and the next choice of a file takes it over.
 pub async fn discard(data: &Path) {
     if let Ok(Some(Record { way: Way::SecretService { store }, .. })) = record::read(data)
         && let Err(why) = secret_service::remove(&store).await

@@ -3,8 +3,8 @@
 //! The password goes no further than here: Argon2id turns it into what the server sees and what opens the identity's
 //! backup. Parameters from the server are used only within the bounds of `fastchat_e2ee`.
 //!
-//! **Invariant**: nothing is given back before the server has confirmed it, and the identity that comes out of a login is
-//! the one that the server says the account has.
+//! **Invariant**: nothing is given back before the server has confirmed it, and the identity that comes out of a login
+//! is the one that the server says the account has.
 
 mod exchange;
 mod request;
@@ -47,8 +47,8 @@ pub struct SignedIn {
     pub new_identity: bool,
 }
 
-/// What an account is called here: `alice@host:port`, from an address with or without the port. Certificates, the password
-/// and safety numbers go by the name alone, which is the same however a server is reached.
+/// What an account is called here: `alice@host:port`, from an address with or without the port. Certificates, the
+/// password and safety numbers go by the name alone, which is the same however a server is reached.
 ///
 /// # Errors
 /// The text is not an address.

@@ -1,6 +1,7 @@
 //! From an address to a server that is ready: names, TCP, TLS, Hello, and where a balancer points.
 //!
-//! **Invariant**: each step has a deadline, and where a redirect leads is trusted no more easily than where it came from.
+//! **Invariant**: each step has a deadline, and where a redirect leads is trusted no more easily than where it came
+//! from.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

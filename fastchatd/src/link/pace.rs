@@ -1,7 +1,7 @@
 //! When to try again, when to ping, when a connection is dead: the link's decisions, without I/O, clock or randomness.
 //!
-//! **Invariant**: attempts are never closer together than the back-off or the server's advice says, unless somebody asks;
-//! a connection on which nothing moves is found out in bounded time.
+//! **Invariant**: attempts are never closer together than the back-off or the server's advice says, unless somebody
+//! asks; a connection on which nothing moves is found out in bounded time.
 
 use std::time::{Duration, Instant};
 

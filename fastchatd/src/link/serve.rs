@@ -137,7 +137,7 @@ impl Serve {
         Err(ApiError::new(ErrorCode::Unreachable, format!("the connection was given up: {why}")).into())
     }
 
-    /// Takes the frames that have come out of the buffer: the link's own are dealt with, the others wait for the engine.
+    /// Takes the frames that have come out of the buffer: the link's own are dealt with, the others wait.
     fn sort(&mut self) -> Result<(), Outage> {
         while self.waiting.len() < WAITING {
             let Some(frame) = self.connection.reader.next().map_err(|error| garbled(&error))? else { break };

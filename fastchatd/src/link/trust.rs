@@ -197,7 +197,8 @@ fn changed(server: &ServerAddress, known: Pin, now: Pin) -> ApiError {
 fn unknown(server: &ServerAddress, pin: Pin, doubt: &str) -> ApiError {
     ApiError::new(ErrorCode::UntrustedServer, format!("the key of {server} is not trusted: {doubt}. It is {pin}"))
         .hint(format!(
-            "compare it with what the server's operator says, then add `--pin {pin}`, or `--accept-new` to trust it unseen"
+            "compare it with what the server's operator says, then add `--pin {pin}`; \
+             `--accept-new` trusts it unseen"
         ))
         .with("pin", pin.to_string())
 }

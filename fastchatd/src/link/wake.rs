@@ -36,13 +36,12 @@ impl NetworkWatch {
         Self(watch.ok())
     }
 
-    #[expect(deprecated, reason = "its successor is unsafe code; what that asks for, an OwnedFd always upholds")]
     fn listen() -> std::io::Result<AsyncFd<OwnedFd>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // No protocol is number 0, which is NETLINK_ROUTE.
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
         bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
-        AsyncFd::with_interest(socket, Interest::READABLE)
+        readable(socket)
     }
 
     /// Waits for a change. Cancel-safe.
@@ -71,6 +70,11 @@ impl NetworkWatch {
         self.0 = None;
         std::future::pending().await
     }
+}
+
+#[expect(deprecated, reason = "its successor is unsafe code; what that asks for, an OwnedFd always upholds")]
+fn readable(socket: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
 /// Whether the next message of the kernel is good news.
@@ -127,5 +131,27 @@ mod tests {
         let mut watch = NetworkWatch(None);
         let waited = tokio::time::timeout(Duration::from_millis(1), watch.changed()).await;
         assert!(waited.is_err());
+    }
+
+    #[tokio::test]
+    async fn new_addresses_are_news_and_lost_ones_are_not() {
+        let (kernel, socket) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut watch = NetworkWatch(Some(readable(socket.into()).unwrap()));
+        let say = |kind: u16| {
+            let kind = kind.to_ne_bytes();
+            kernel.send(&[16, 0, 0, 0, kind[0], kind[1], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        };
+        // RTM_DELADDR, RTM_DELROUTE and a message that is cut short.
+        say(21);
+        say(25);
+        kernel.send(&[16, 0, 0, 0]).unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(1), watch.changed()).await.is_err());
+        assert!(watch.0.is_some());
+        for kind in GOOD_NEWS {
+            say(21);
+            say(kind);
+            watch.changed().await;
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Tests of making, finding and unlocking the root key. A real Secret Service is not among them: what is tested of it is
-//! that nothing is put in its place.
+//! Tests of making, finding and unlocking the root key. A real Secret Service is not among them: what is tested of it
+//! is that nothing is put in its place.
 //!
 //! **Invariant**: every test has a data directory of its own.
 

@@ -1,7 +1,7 @@
 //! What somebody asks for when signing in, checked before anything is sent.
 //!
-//! **Invariant**: a [`Request`] has an address, a password within bounds and a name for the device; the password is wiped
-//! when it goes.
+//! **Invariant**: a [`Request`] has an address, a password within bounds and a name for the device; the password is
+//! wiped when it goes.
 
 use fastchat_ipc::{ApiError, ErrorCode, SignIn};
 use fastchat_wire::Address;
