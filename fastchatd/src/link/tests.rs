@@ -308,9 +308,12 @@ async fn a_busy_engine_slows_the_server_down_and_loses_nothing() {
     });
     // The engine takes nothing yet, and still gets its word out.
     engine.submit(up, 1, 1).await;
-    while engine.commands.capacity() < engine.commands.max_capacity() {
-        tokio::task::yield_now().await;
-    }
+    soon(async {
+        while engine.commands.capacity() < engine.commands.max_capacity() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     assert!(!flood.is_finished(), "16 MB fit in no buffer on the way");
     for expected in 1..=FRAMES {
         let Some(Body::Deliver(deliver)) = engine.frame().await.body else { panic!() };

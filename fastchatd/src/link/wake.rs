@@ -151,7 +151,7 @@ mod tests {
         for kind in GOOD_NEWS {
             say(21);
             say(kind);
-            watch.changed().await;
+            crate::link::tests::server::soon(watch.changed()).await;
         }
     }
 }
