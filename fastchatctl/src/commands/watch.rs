@@ -3,7 +3,9 @@
 //! **Invariant**: each durable event after the cursor is printed once, in order; it counts as seen after it was printed.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,7 +15,9 @@ use fastchat_ipc::{
     method, socket_path,
 };
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::commands::{Outcome, account};
 use crate::daemon::{CALL, Context, call};
@@ -91,12 +95,36 @@ impl Watch {
         let stream = client.subscribe(&self.since).await?;
         let once = self.once;
         let mut watching = Watching { context, once, kinds: self.kinds, account, chats: BTreeMap::new() };
-        let Some(end) = end else { return watching.follow(stream).await };
-        match timeout_at(end, watching.follow(stream)).await {
-            Ok(outcome) => outcome,
-            Err(_) if once => Err(Failure::new(Exit::Network, "timed_out", "no event came in time")),
-            Err(_) => Ok(Exit::Ok),
+        tokio::select! {
+            outcome = watching.follow(stream) => outcome,
+            () = reader_gone() => Err(Failure::ReaderGone),
+            () = passed(end) => {
+                if once {
+                    return Err(Failure::new(Exit::Network, "timed_out", "no event came in time"));
+                }
+                Ok(Exit::Ok)
+            }
         }
+    }
+}
+
+/// Ends when `end` has come; never without one.
+async fn passed(end: Option<Instant>) {
+    match end {
+        Some(end) => sleep_until(end).await,
+        None => pending().await,
+    }
+}
+
+/// Ends when nobody reads our output any more (`| head`), so that a quiet watch does not stay behind.
+async fn reader_gone() {
+    let Ok(stdout) = io::stdout().as_fd().try_clone_to_owned() else { return pending().await };
+    // Only asked how it is, never written to: its blocking mode, which stdout shares, stays as it is. A file has no
+    // reader, and is refused here.
+    let Ok(pipe) = Sender::from_file_unchecked(stdout.into()) else { return pending().await };
+    if pipe.ready(Interest::ERROR).await.is_err() {
+        // It cannot be known; the next write tells.
+        pending().await
     }
 }
 

@@ -1,5 +1,9 @@
 //! `watch`: nothing lost, nothing twice, and what people see.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::fake_daemon::{FakeDaemon, Reply, failed, stderr, stdout};
@@ -83,6 +87,20 @@ fn once_without_an_event_in_time_exits_with_3() {
     let output = daemon.ctl(&["watch", "--once", "--timeout", "50ms"]).output().unwrap();
     assert_eq!((output.status.code(), stderr(&output)), (Some(3), "error: no event came in time\n".into()));
     assert_eq!(daemon.ctl(&["watch", "--timeout", "50ms"]).output().unwrap().status.code(), Some(0));
+}
+
+#[test]
+fn a_watch_ends_when_its_reader_has_gone_though_nothing_more_happens() {
+    let daemon = FakeDaemon::start(|method, _| match method {
+        "events.subscribe" => Reply::Events(vec![received(1, "one")]),
+        _ => chats(),
+    });
+    let began = Instant::now();
+    let mut child = daemon.ctl(&["watch", "--timeout", "60s"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.ends_with("bob: one\n"), "{line}");
+    assert!(child.wait().unwrap().success() && began.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
