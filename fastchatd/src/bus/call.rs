@@ -50,21 +50,11 @@ impl Front {
         given: Value,
         options: Dict,
     ) -> Result<Dict, Failure> {
-        let request = self.admit::<M>(caller, given, options).await?;
+        check_user(caller).await?;
+        let request = Request::parse(M::NAME, Value::Object(merge(M::NAME, given, options)?))?;
         let too_many = || ApiError::new(ErrorCode::RateLimited, format!("{CALLS} calls are under way already"));
         let _permit = self.room.try_acquire().map_err(|_| too_many().hint("wait for their answers"))?;
         Ok(convert::to_dict(self.api.request(request).await?)?)
-    }
-
-    /// Checks who calls and what with.
-    pub(super) async fn admit<M: Method>(
-        &self,
-        caller: Caller<'_>,
-        given: Value,
-        options: Dict,
-    ) -> Result<Request, ApiError> {
-        check_user(caller).await?;
-        Request::parse(M::NAME, Value::Object(merge(M::NAME, given, options)?))
     }
 }
 

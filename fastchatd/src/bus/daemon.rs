@@ -2,7 +2,7 @@
 //!
 //! **Invariant**: the `Event` signal carries ids and states only; texts are read by `ReadEvents`, by the caller alone.
 
-use fastchat_ipc::{Request, Subscribed, method};
+use fastchat_ipc::{Subscribed, method};
 use serde_json::json;
 use tokio::sync::watch;
 use zbus::{
@@ -17,7 +17,6 @@ use super::{
     convert,
     tree::Properties,
 };
-use crate::api::cursor_number;
 
 /// What the properties show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -152,17 +151,12 @@ impl DaemonObject {
         #[zbus(connection)] bus: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<Dict, Failure> {
-        let asked = self.front.admit::<method::SubscribeEvents>((bus, call), json!({}), options).await?;
-        if let Request::SubscribeEvents(params) = asked
-            && !params.since.is_empty()
-        {
-            cursor_number(&params.since)?;
+        let mut begun = self.front.call::<method::SubscribeEvents>((bus, call), json!({}), options).await?;
+        let position = self.front.position.borrow().clone();
+        if !position.is_empty() {
+            begun.extend(convert::to_dict(json!(Subscribed { cursor: position }))?);
         }
-        let mut cursor = self.front.position.borrow().clone();
-        if cursor.is_empty() {
-            cursor = self.front.api.feed("").await?.cursor().to_owned();
-        }
-        Ok(convert::to_dict(json!(Subscribed { cursor }))?)
+        Ok(begun)
     }
 
     /// Version of the daemon.

@@ -111,20 +111,17 @@ impl Board {
         self.cards.values().filter_map(|card| card.due).min()
     }
 
-    /// What has to be shown now. Content that shows already is left out.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<Due> {
-        let mut found = Vec::new();
-        for (key, card) in &mut self.cards {
-            if card.due.is_none_or(|due| due > now) {
-                continue;
-            }
+    /// What has to be shown now, the longest due first. Content that shows already is left out.
+    pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
+        loop {
+            let due = self.cards.iter_mut().filter(|(_, card)| card.due.is_some_and(|due| due <= now));
+            let (key, card) = due.min_by_key(|(_, card)| card.due)?;
             card.due = None;
             let content = Content::of(&card.notice, &card.lines);
             if card.id == 0 || card.shown.as_ref() != Some(&content) {
-                found.push(Due { key: key.clone(), content, replaces: card.id, request: card.notice.request });
+                return Some(Due { key: key.clone(), content, replaces: card.id, request: card.notice.request });
             }
         }
-        found
     }
 
     /// The service shows it under `id`.
@@ -189,9 +186,7 @@ mod tests {
     }
 
     fn show_one(board: &mut Board, now: Instant, id: u32) -> (u32, String) {
-        let mut due = board.due(now);
-        assert_eq!(due.len(), 1);
-        let due = due.remove(0);
+        let due = board.due(now).unwrap();
         let seen = (due.replaces, due.content.body.clone());
         board.shown(due, id, now);
         seen
@@ -204,7 +199,7 @@ mod tests {
         assert_eq!(show_one(&mut board, start, 7), (0, "one".to_owned()));
         board.put(notice("c", "two", 2), start + Duration::from_millis(10));
         board.put(notice("c", "three", 3), start + Duration::from_millis(20));
-        assert_eq!(board.due(start + Duration::from_millis(30)), []);
+        assert_eq!(board.due(start + Duration::from_millis(30)), None);
         assert_eq!(board.next_due(), Some(start + QUIET));
         assert_eq!(show_one(&mut board, start + QUIET, 7), (7, "one\ntwo\nthree".to_owned()));
         assert_eq!(board.next_due(), None);
@@ -239,7 +234,7 @@ mod tests {
         board.put(Notice { text: None, ..notice("c", "", 1) }, start);
         show_one(&mut board, start, 1);
         board.put(Notice { text: None, ..notice("c", "", 1) }, start);
-        assert_eq!(board.due(start + QUIET), []);
+        assert_eq!(board.due(start + QUIET), None);
         board.show_again(start + QUIET);
         assert_eq!(show_one(&mut board, start + QUIET, 1).0, 0);
     }
@@ -251,8 +246,8 @@ mod tests {
         let mut tries = 0;
         while let Some(due) = board.next_due() {
             now = due;
-            let due = board.due(now);
-            board.refused(&due[0], now);
+            let due = board.due(now).unwrap();
+            board.refused(&due, now);
             tries += 1;
         }
         assert_eq!(tries, ATTEMPTS);
@@ -264,8 +259,9 @@ mod tests {
         for n in 0..CARDS {
             board.put(notice(&n.to_string(), "x", 1), start + Duration::from_secs(n as u64));
         }
-        let due = board.due(start + Duration::from_secs(1000));
-        for (id, due) in (1..).zip(due) {
+        let mut id = 0;
+        while let Some(due) = board.due(start + Duration::from_secs(1000)) {
+            id += 1;
             board.shown(due, id, start);
         }
         let oldest = board.cards[&Key { account: "alice@h:1".into(), chat: "0".into() }].id;

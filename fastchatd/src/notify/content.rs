@@ -29,7 +29,7 @@ impl Content {
             return Self { summary: "Message request".to_owned(), body: format!("{who} wants to write to you.") };
         }
         let mut summary = sender.unwrap_or_else(|| "FastChat".to_owned());
-        if notice.unread > 1 {
+        if notice.unread > 1 && !lines.is_empty() {
             summary = format!("{summary} ({})", notice.unread);
         }
         let body = match (lines.is_empty(), notice.unread) {
@@ -136,7 +136,7 @@ mod tests {
         let none = VecDeque::new();
         let of = |sender, unread| Content::of(&notice(sender, unread, false), &none);
         assert_eq!(of(Some("bob"), 1), Content { summary: "bob".into(), body: "New message".into() });
-        assert_eq!(of(None, 3), Content { summary: "FastChat (3)".into(), body: "3 new messages".into() });
+        assert_eq!(of(None, 3), Content { summary: "FastChat".into(), body: "3 new messages".into() });
     }
 
     #[test]

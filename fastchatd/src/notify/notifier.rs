@@ -173,19 +173,17 @@ impl Notifier {
         shown
     }
 
-    /// Shows what is due.
+    /// Shows what is due: one notification, so that a slow service does not hold up everything else.
     pub(super) async fn show_due(&mut self) {
-        for due in self.board.due(Instant::now()) {
-            let sender = self.board.sender(&due.key);
-            let reply_label =
-                sender.map_or_else(|| "Reply".to_owned(), |sender| format!("Reply to {}", plain(&sender)));
-            let look = self.look(&due, &reply_label);
-            match self.show(due.replaces, &due.content, look).await {
-                Ok(id) => self.board.shown(due, id, Instant::now()),
-                Err(error) => {
-                    debug!(error, "a notification could not be shown");
-                    self.board.refused(&due, Instant::now());
-                }
+        let Some(due) = self.board.due(Instant::now()) else { return };
+        let sender = self.board.sender(&due.key);
+        let reply_label = sender.map_or_else(|| "Reply".to_owned(), |sender| format!("Reply to {}", plain(&sender)));
+        let look = self.look(&due, &reply_label);
+        match self.show(due.replaces, &due.content, look).await {
+            Ok(id) => self.board.shown(due, id, Instant::now()),
+            Err(error) => {
+                debug!(error, "a notification could not be shown");
+                self.board.refused(&due, Instant::now());
             }
         }
     }

@@ -6,7 +6,8 @@
 use std::{io, time::Duration};
 
 use fastchat_ipc::{
-    ApiError, ErrorCode, Event, Incoming, LINE_LIMIT, Notification, Outgoing, Request, RpcFailure, RpcId, Subscribed,
+    ApiError, ErrorCode, Event, Incoming, LINE_LIMIT, Notification, Outgoing, Request, RpcFailure, RpcId, Subscribe,
+    Subscribed, method,
 };
 use futures_util::{
     FutureExt, SinkExt, StreamExt,
@@ -143,7 +144,7 @@ impl Connection {
                     return self.refuse(id, error.hint("open another connection for another subscription")).await;
                 }
                 self.subscription = Subscription::Begun;
-                async move { Done::Subscribed(id, api.feed(&params.since).await.map(Box::new)) }.boxed()
+                async move { Done::Subscribed(id, subscribe(&api, params).await.map(Box::new)) }.boxed()
             }
             request => async move { Done::Answered(id, api.request(request).await) }.boxed(),
         };
@@ -181,6 +182,12 @@ impl Connection {
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read what it asked for")),
         }
     }
+}
+
+/// The engine says where the subscription begins, or that there is none (the store is locked).
+async fn subscribe(api: &Api, params: Subscribe) -> Result<Feed, ApiError> {
+    let begun = api.call::<method::SubscribeEvents>(&params).await?;
+    api.feed(&begun.cursor).await
 }
 
 async fn next_event(subscription: &mut Subscription) -> Result<Event, ApiError> {

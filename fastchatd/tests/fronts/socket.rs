@@ -139,6 +139,18 @@ async fn a_subscription_is_answered_first_and_then_misses_nothing() {
 }
 
 #[tokio::test]
+async fn a_subscription_that_cannot_begin_is_an_error_and_may_be_tried_again() {
+    let daemon = start();
+    daemon.engine.answer("events.subscribe", Err(ApiError::new(ErrorCode::Locked, "the store is locked")));
+    let mut raw = Raw::connect(&daemon).await;
+    let answer = raw.ask(r#"{"jsonrpc":"2.0","id":1,"method":"events.subscribe"}"#).await;
+    assert_eq!(answer["error"]["data"]["code"], "locked");
+    daemon.engine.answer("events.subscribe", Ok(json!({"cursor": "0"})));
+    let answer = raw.ask(r#"{"jsonrpc":"2.0","id":2,"method":"events.subscribe"}"#).await;
+    assert_eq!(answer["result"]["cursor"], "0");
+}
+
+#[tokio::test]
 async fn one_client_too_many_is_told_so() {
     let daemon = start();
     let mut held = Vec::new();
