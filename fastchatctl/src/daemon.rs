@@ -18,6 +18,8 @@ use crate::output::Output;
 
 /// Names another daemon program than the one beside ours or in PATH.
 const DAEMON_VARIABLE: &str = "FASTCHATD";
+/// The daemon's exit code for a configuration that it cannot use (EX_CONFIG of sysexits.h).
+const CONFIG_IS_WRONG: i32 = 78;
 /// How long a started daemon has until its socket answers.
 const START: Duration = Duration::from_secs(10);
 /// How long `systemctl` has.
@@ -195,6 +197,10 @@ async fn wait_for(path: &Path, deadline: Duration, started: Option<(PathBuf, Chi
 
 fn not_started(program: Option<&Path>, ended: Option<ExitStatus>, error: &ClientError) -> Failure {
     let (what, next) = match (program, ended) {
+        (Some(program), Some(status)) if status.code() == Some(CONFIG_IS_WRONG) => (
+            format!("{} was started and refuses its configuration", program.display()),
+            format!("`{} --check-config` tells what is wrong in it", program.display()),
+        ),
         (Some(program), Some(status)) => (
             format!("{} was started and ended at once ({status})", program.display()),
             format!("run `{}` to see why", program.display()),

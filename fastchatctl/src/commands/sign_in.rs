@@ -63,7 +63,7 @@ struct Options {
     /// The account, e.g. alice@chat.example.org
     #[arg(value_name = "USER@HOST[:PORT]")]
     address: String,
-    /// The server, as its link `fastchat://HOST:PORT?pin=…` or as HOST[:PORT]; the account is then the name alone
+    /// The server, as its link `fastchat://HOST:PORT?pin=…` or as HOST or HOST:PORT; the account is then the name alone
     #[arg(long, value_name = "LINK")]
     server: Option<String>,
     /// Trust exactly this server key

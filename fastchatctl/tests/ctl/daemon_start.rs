@@ -65,14 +65,23 @@ fn an_installed_socket_unit_is_started_instead_of_the_program() {
 #[test]
 fn a_daemon_that_ends_at_once_is_told_with_its_status() {
     let directory = tempfile::tempdir().unwrap();
-    let daemon = program(directory.path(), "fastchatd", "exit 78");
+    let daemon = program(directory.path(), "fastchatd", "exit 3");
     let output = ctl(&directory.path().join("socket"), &["unread"]).env("FASTCHATD", daemon).output().unwrap();
     assert_eq!(output.status.code(), Some(6));
     assert!(
-        stderr(&output).contains("exit status: 78") && stderr(&output).contains("to see why"),
+        stderr(&output).contains("exit status: 3") && stderr(&output).contains("to see why"),
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn a_daemon_that_refuses_its_configuration_says_how_to_check_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let daemon = program(directory.path(), "fastchatd", "exit 78");
+    let output = ctl(&directory.path().join("socket"), &["unread"]).env("FASTCHATD", daemon).output().unwrap();
+    assert_eq!(output.status.code(), Some(6));
+    assert!(stderr(&output).contains("--check-config"), "{}", stderr(&output));
 }
 
 #[test]
