@@ -37,7 +37,7 @@ use super::{
 };
 
 /// Events that come within this time are followed by one look at the engine, not one each.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(100);
 /// How long to wait before the events are tried again, while the store is locked.
 const RETRY: Duration = Duration::from_secs(2);
 

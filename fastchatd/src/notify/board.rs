@@ -17,6 +17,8 @@ pub(super) const QUIET: Duration = Duration::from_millis(300);
 /// How long to wait after the service refused a notification, and how often it is tried.
 const RETRY: Duration = Duration::from_secs(2);
 const ATTEMPTS: u32 = 3;
+/// Notifications remembered after they went: a reply may come after the service said that it closed.
+const GONE: usize = 64;
 /// Chats with a notification at most; beyond that the one that was quiet the longest loses its own.
 const CARDS: usize = 128;
 
@@ -48,6 +50,8 @@ struct Card {
 #[derive(Default)]
 pub(super) struct Board {
     cards: BTreeMap<Key, Card>,
+    /// Ids that show no more, with the chat and who wrote; the newest last.
+    gone: VecDeque<(u32, Key, Option<String>)>,
 }
 
 /// Something to show now.
@@ -98,7 +102,19 @@ impl Board {
 
     /// Forgets a chat; the id of its notification, if it shows.
     pub(super) fn take(&mut self, key: &Key) -> Option<u32> {
-        self.cards.remove(key).map(|card| card.id).filter(|id| *id != 0)
+        let card = self.cards.remove(key)?;
+        self.remember(card.id, key, card.notice.sender);
+        Some(card.id).filter(|id| *id != 0)
+    }
+
+    fn remember(&mut self, id: u32, key: &Key, sender: Option<String>) {
+        if id == 0 {
+            return;
+        }
+        self.gone.push_back((id, key.clone(), sender));
+        if self.gone.len() > GONE {
+            self.gone.pop_front();
+        }
     }
 
     /// Forgets everything; the ids of what shows.
@@ -140,28 +156,38 @@ impl Board {
         }
     }
 
-    /// Whose notification this is.
+    /// Whose notification this is, or was until a short while ago.
     pub(super) fn key_of(&self, id: u32) -> Option<Key> {
-        self.cards.iter().find(|(_, card)| card.id == id).map(|(key, _)| key.clone())
+        let gone = || self.gone.iter().rev().find(|(was, ..)| *was == id).map(|(_, key, _)| key.clone());
+        self.showing(id).or_else(gone)
     }
 
-    /// Who wrote, as the notification of `key` names them.
+    fn showing(&self, id: u32) -> Option<Key> {
+        self.cards.iter().find(|(_, card)| id != 0 && card.id == id).map(|(key, _)| key.clone())
+    }
+
+    /// Who wrote, as the notification of `key` names them or did.
     pub(super) fn sender(&self, key: &Key) -> Option<String> {
-        self.cards.get(key).and_then(|card| card.notice.sender.clone())
+        let gone = || self.gone.iter().rev().find(|(_, of, _)| of == key).and_then(|(_, _, sender)| sender.clone());
+        self.cards.get(key).map_or_else(gone, |card| card.notice.sender.clone())
     }
 
     /// The service closed it. One that expired unseen keeps its texts for the next message; one that was dismissed was
     /// seen.
     pub(super) fn closed(&mut self, id: u32, expired: bool) {
-        let Some(key) = self.key_of(id) else { return };
-        match self.cards.get_mut(&key) {
-            Some(card) if expired || card.due.is_some() => card.id = 0,
-            _ => drop(self.cards.remove(&key)),
-        }
+        let Some(key) = self.showing(id) else { return };
+        let Some(card) = self.cards.get_mut(&key).filter(|card| expired || card.due.is_some()) else {
+            self.take(&key);
+            return;
+        };
+        card.id = 0;
+        let sender = card.notice.sender.clone();
+        self.remember(id, &key, sender);
     }
 
     /// The service went away, and what it showed with it.
     pub(super) fn service_gone(&mut self) {
+        self.gone.clear();
         for card in self.cards.values_mut() {
             (card.id, card.shown) = (0, None);
         }
@@ -223,7 +249,7 @@ mod tests {
         board.put(notice("c", "two", 2), start);
         assert_eq!(show_one(&mut board, start + QUIET, 2), (0, "one\ntwo".to_owned()));
         board.closed(2, false);
-        assert_eq!(board.key_of(2), None);
+        assert_eq!(board.showing(2), None);
         board.put(notice("c", "three", 3), start);
         assert_eq!(show_one(&mut board, start + QUIET, 3).1, "three");
     }

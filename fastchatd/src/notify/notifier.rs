@@ -3,7 +3,7 @@
 //! **Invariant**: calls to the engine run beside, at most [`CALLS`] at once; the notifier itself only waits for the
 //! notification service, with a deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use fastchat_ipc::{ApiError, ErrorCode, MarkRead, MessageState, Send as SendParams, method};
 use futures_util::{FutureExt, future::BoxFuture, stream::FuturesUnordered};
@@ -67,8 +67,10 @@ pub(super) struct Notifier {
     pub(super) service: Option<Service>,
     board: Board,
     pub(super) calls: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// By the id of the notification that shows it.
-    unsent: BTreeMap<u32, Reply>,
+    /// Replies that did not go out, by the id of the notification that shows them.
+    unsent: BTreeMap<u32, (Reply, Unsent)>,
+    /// Such replies that no service could show yet.
+    untold: VecDeque<(Reply, Unsent)>,
     /// The activation token that came last, and for which notification.
     token: Option<(u32, String)>,
 }
@@ -76,7 +78,8 @@ pub(super) struct Notifier {
 impl Notifier {
     pub(super) fn new(api: Api, settings: NotifySettings) -> Self {
         let (board, calls) = (Board::default(), FuturesUnordered::new());
-        let notifier = Self { api, settings, service: None, board, calls, unsent: BTreeMap::new(), token: None };
+        let (unsent, untold) = (BTreeMap::new(), VecDeque::new());
+        let notifier = Self { api, settings, service: None, board, calls, unsent, untold, token: None };
         notifier.tell("none");
         notifier
     }
@@ -90,6 +93,7 @@ impl Notifier {
         self.service = Some(service);
         self.tell_service();
         self.board.show_again(Instant::now());
+        self.show_untold().await;
     }
 
     /// The connection is gone.
@@ -101,8 +105,23 @@ impl Notifier {
 
     fn forget_shown(&mut self) {
         self.board.service_gone();
-        self.unsent.clear();
+        for (_, unsent) in std::mem::take(&mut self.unsent) {
+            self.keep_untold(unsent);
+        }
         self.token = None;
+    }
+
+    fn keep_untold(&mut self, unsent: (Reply, Unsent)) {
+        self.untold.push_back(unsent);
+        if self.untold.len() > UNSENT {
+            self.untold.pop_front();
+        }
+    }
+
+    async fn show_untold(&mut self) {
+        for (reply, unsent) in std::mem::take(&mut self.untold) {
+            self.show_unsent(reply, unsent).await;
+        }
     }
 
     /// Says which backend there is, with what the service can do.
@@ -261,13 +280,14 @@ impl Notifier {
         self.forget_shown();
         if serves {
             self.board.show_again(Instant::now());
+            self.show_untold().await;
         }
         self.tell_service();
     }
 
     async fn act(&mut self, id: u32, action: &str) {
         if action == "retry" {
-            if let Some(reply) = self.unsent.remove(&id) {
+            if let Some((reply, _)) = self.unsent.remove(&id) {
                 self.reply(reply).await;
                 self.close(id).await;
             }
@@ -342,12 +362,12 @@ impl Notifier {
             return;
         }
         let body = format!("{}\n{}", unsent.reason, reply.text);
-        let shown = self.complain(Content { summary, body }, vec!["retry", "Try again"]).await;
-        if let Some(id) = shown {
-            self.unsent.insert(id, reply);
-            if self.unsent.len() > UNSENT {
-                self.unsent.pop_first();
-            }
+        match self.complain(Content { summary, body }, vec!["retry", "Try again"]).await {
+            Some(id) => drop(self.unsent.insert(id, (reply, unsent))),
+            None => self.keep_untold((reply, unsent)),
+        }
+        if self.unsent.len() > UNSENT {
+            self.unsent.pop_first();
         }
     }
 

@@ -206,6 +206,16 @@ async fn an_inline_reply_is_sent_to_its_chat() {
 }
 
 #[tokio::test]
+async fn a_reply_that_comes_after_the_close_is_sent_too() {
+    let mut desk = start(KDE, None).await;
+    let shown = desk.show(notice("c7", "lunch?", 1)).await;
+    FakeService::notification_closed(&desk.service.emitter(), shown.id, 2).await.unwrap();
+    FakeService::notification_replied(&desk.service.emitter(), shown.id, "yes").await.unwrap();
+    let Request::SendMessage(sent) = desk.engine.expect("send").await else { panic!("another request") };
+    assert_eq!((sent.to, sent.text.as_str()), (vec!["c7".to_owned()], "yes"));
+}
+
+#[tokio::test]
 async fn a_reply_that_fails_is_given_back_and_can_be_sent_again() {
     let mut desk = start(KDE, None).await;
     let shown = desk.show(notice("c7", "lunch?", 1)).await;
@@ -221,6 +231,21 @@ async fn a_reply_that_fails_is_given_back_and_can_be_sent_again() {
     let Request::SendMessage(second) = desk.engine.expect("send").await else { panic!("another request") };
     assert_eq!((second.text, second.idempotency_key), (first.text, first.idempotency_key));
     assert_eq!(desk.service.closed().await, error.id);
+}
+
+#[tokio::test]
+async fn a_reply_that_fails_survives_a_restart_of_the_service() {
+    let mut desk = start(KDE, None).await;
+    let shown = desk.show(notice("c7", "lunch?", 1)).await;
+    desk.engine.answer("send", Err(ApiError::new(ErrorCode::StorageFull, "the disk is full")));
+    FakeService::notification_replied(&desk.service.emitter(), shown.id, "yes, at noon").await.unwrap();
+    let error = desk.service.shown().await;
+    desk.service.connection.clone().close().await.unwrap();
+    desk.engine.found(|found| found.notify_backend == "none").await;
+    desk.service = Service::start(&desk.bus, KDE).await;
+    let mut bodies = [desk.service.shown().await.body, desk.service.shown().await.body];
+    bodies.sort();
+    assert_eq!(bodies, ["lunch?".to_owned(), error.body]);
 }
 
 #[tokio::test]
