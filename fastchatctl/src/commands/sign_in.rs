@@ -213,9 +213,9 @@ where
 fn trusted_pin(error: ApiError, address: &str, context: &Context) -> Result<String, Failure> {
     let pin = error.data.get("pin").and_then(Value::as_str).and_then(|pin| pin.parse::<Pin>().ok());
     let Some(pin) = pin.filter(|_| is_interactive()) else {
-        return Err(
-            Failure::from(error).next("`--accept-new` trusts the key of a server on first contact without asking")
-        );
+        let is_said = error.hint.as_ref().is_some_and(|hint| hint.contains("--accept-new"));
+        let failure = Failure::from(error);
+        return Err(if is_said { failure } else { failure.next("`--accept-new` trusts an unknown server unseen") });
     };
     let server = address.split_once('@').map_or(address, |(_, server)| server);
     context.out.warn(format!(
