@@ -1,5 +1,5 @@
-//! Load on a server over the raw protocol, with opaque payloads: durable messages per second with their latencies, and
-//! with `--idle N` the server's memory per idle connection.
+//! Load on a server over the raw protocol, with opaque payloads: durable messages per second with their latencies,
+//! and with `--idle N` the server's memory per idle connection.
 //!
 //! Usage: `load ADDRESS [--pairs 50] [--messages 200] [--idle N --pid PID]`, against a server whose limits allow it:
 //! `bcrypt_cost = 4`, and `connections_per_ip`, `logins_per_ip_per_minute`, `registrations_per_ip_per_hour` and

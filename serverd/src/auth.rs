@@ -1,7 +1,7 @@
 //! Passwords and tokens: what a server may know of them, checked without telling who exists.
 //!
-//! **Invariant**: an unknown account and a wrong password cost the same time and give the same answer; of tokens and auth
-//! secrets only hashes are kept.
+//! **Invariant**: an unknown account and a wrong password cost the same time and give the same answer; of tokens and
+//! auth secrets only hashes are kept.
 
 use std::sync::Arc;
 

@@ -328,7 +328,8 @@ mod tests {
         Config::parse(Path::new("s.toml"), &uncommented).unwrap();
         let keys = |debug: String| debug.matches(": ").count();
         let set = uncommented.lines().filter(|line| line.contains(" = ")).count();
-        // Debug prints a field for every key, and one more for each of the four tables; no value has a ": " of its own.
+        // Debug prints a field for every key, and one more for each of the four tables; no value has a ": " of its
+        // own.
         assert_eq!(set, keys(format!("{:?}", Config::default())) - 4);
     }
 }

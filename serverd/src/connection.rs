@@ -1,6 +1,7 @@
 //! One device's connection: TLS, greeting, session. One task each.
 //!
-//! **Invariant**: whatever a connection does wrong ends that connection alone, after telling it why where that is possible.
+//! **Invariant**: whatever a connection does wrong ends that connection alone, after telling it why where that is
+//! possible.
 
 mod fields;
 mod frame_stream;

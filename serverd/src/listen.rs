@@ -1,6 +1,7 @@
 //! Accepts connections and counts them.
 //!
-//! **Invariant**: no more connections than configured, in all and of one address; one too many costs an accept and a close.
+//! **Invariant**: no more connections than configured, in all and of one address; one too many costs an accept and a
+//! close.
 
 use std::{
     collections::HashMap,

@@ -1,6 +1,7 @@
 //! Puts a server together, keeps it going, takes it down.
 //!
-//! **Invariant**: READY is said when connections are taken; after a failure of the store nothing more is said to anybody.
+//! **Invariant**: READY is said when connections are taken; after a failure of the store nothing more is said to
+//! anybody.
 
 use std::{
     env, fmt,

@@ -1,7 +1,7 @@
 //! The embedded backend: one SQLite database in the data directory, one writer thread, a few reader threads.
 //!
-//! **Invariant**: one server at a time works on a directory (a lock file holds it); the operator's commands may open the
-//! same database beside it, since SQLite's own locking serialises them.
+//! **Invariant**: one server at a time works on a directory (a lock file holds it); the operator's commands may open
+//! the same database beside it, since SQLite's own locking serialises them.
 
 mod accounts;
 mod blocks;

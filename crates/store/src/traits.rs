@@ -1,7 +1,7 @@
 //! What a backend does, one trait per concern. The `conformance` suite says the same in code.
 //!
-//! **Invariant**: writing calls take effect in the order in which the methods were *called* (the call queues the work;
-//! the returned future only waits for its outcome), and never block the caller: a full queue is
+//! **Invariant**: writing calls take effect in the order in which the methods were *called* (the call queues the
+//! work; the returned future only waits for its outcome), and never block the caller: a full queue is
 //! [`StoreError::Overloaded`].
 
 use std::future::Future;
@@ -42,8 +42,8 @@ pub trait Accounts {
 
 /// Devices and their session tokens.
 pub trait Devices {
-    /// The account's devices go (with tokens, key packages, cursors and joinings), the new one comes. Conversations of
-    /// the old ones take no further entries until they are replaced.
+    /// The account's devices go (with tokens, key packages, cursors and joinings), the new one comes. Conversations
+    /// of the old ones take no further entries until they are replaced.
     fn replace_device(&self, login: ReplaceDevice) -> impl Outcome<Replacement>;
 
     /// Whose token this is; `None` when it is unknown or has ended.
@@ -68,8 +68,8 @@ pub trait KeyPackages {
         keep: u32,
     ) -> impl Outcome<Option<u32>>;
 
-    /// Takes the oldest one-time package of each of the account's devices, or reads its last-resort one. `None`: there
-    /// is no such account.
+    /// Takes the oldest one-time package of each of the account's devices, or reads its last-resort one. `None`:
+    /// there is no such account.
     fn claim_key_packages(&self, account: AccountName) -> impl Outcome<Option<Claimed>>;
 }
 
@@ -96,8 +96,8 @@ pub trait Log {
         bounds: PageBounds,
     ) -> impl Outcome<Page>;
 
-    /// Removes entries older than `before_ms`, at most `limit` of them. Answers how many: fewer than `limit` means that
-    /// there are no more.
+    /// Removes entries older than `before_ms`, at most `limit` of them. Answers how many: fewer than `limit` means
+    /// that there are no more.
     fn expire(&self, before_ms: u64, limit: u32) -> impl Outcome<u32>;
 }
 

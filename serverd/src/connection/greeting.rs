@@ -232,7 +232,7 @@ impl<S: Store> Greeting<'_, S> {
             CreateAccount::DeviceTaken => return Err(refuse(Code::Conflict, "this device id is in use")),
             CreateAccount::InviteRefused => return Err(invite_required()),
         }
-        tracing::info!("an account was made");
+        tracing::debug!(account = %name, "an account was made");
         Ok(grant(name, id, v1::Session { token: token.to_vec().into(), ..v1::Session::default() }))
     }
 

@@ -1,7 +1,7 @@
 //! A session and its windows: how far a device has come in each of its conversations and what may be sent ahead.
 //!
-//! **Invariant**: what is sent and not acknowledged stays within the window, of the conversation and of the session; a
-//! single entry may exceed the bytes when nothing else is under way.
+//! **Invariant**: what is sent and not acknowledged stays within the window, of the conversation and of the session;
+//! a single entry may exceed the bytes when nothing else is under way.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

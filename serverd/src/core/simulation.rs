@@ -402,7 +402,8 @@ impl World {
             let frames = |device: &Device| device.session.as_ref().map_or(0, |connection| connection.inbox.len());
             let quiet = self.calls.is_empty() && self.answers.is_empty() && self.core.due_ms().is_none();
             if quiet && self.devices.values().all(|device| frames(device) == 0) {
-                // A device that has not acknowledged everything would be asked to in reality; here it does so once more.
+                // A device that has not acknowledged everything would be asked to in reality; here it does so once
+                // more.
                 if !self.acknowledge_all() {
                     return;
                 }

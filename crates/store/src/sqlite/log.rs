@@ -1,6 +1,7 @@
 //! The logs in SQLite.
 //!
-//! **Invariant**: a seq is taken from the conversation's head in the transaction that inserts its entry: seqs are dense.
+//! **Invariant**: a seq is taken from the conversation's head in the transaction that inserts its entry: seqs are
+//! dense.
 
 use fastchat_wire::{ConversationId, DeviceId, MessageId};
 use rusqlite::{Connection, Result, params};
@@ -225,8 +226,9 @@ fn expire(connection: &Connection, before_ms: u64, limit: u32) -> Result<u32> {
         let sql = "UPDATE conversation SET expired_through = max(expired_through, ?2) WHERE id = ?1";
         columns::execute(connection, sql, values)?;
         // Its sender has not seen it in the log yet and may send it again: keep the id.
-        let sql = "UPDATE entry SET payload = x'', expired = 1 WHERE conversation = ?1 AND seq <= ?2 AND EXISTS (
-                   SELECT 1 FROM member m WHERE m.conversation = ?1 AND m.device = entry.device AND m.cursor < entry.seq)";
+        let sql = "UPDATE entry SET payload = x'', expired = 1 WHERE conversation = ?1 AND seq <= ?2
+                   AND EXISTS (SELECT 1 FROM member m
+                   WHERE m.conversation = ?1 AND m.device = entry.device AND m.cursor < entry.seq)";
         columns::execute(connection, sql, values)?;
         let sql = "DELETE FROM entry WHERE conversation = ?1 AND seq <= ?2 AND expired = 0";
         columns::execute(connection, sql, values)?;
