@@ -22,8 +22,9 @@ use super::{Broken, Core, live::Asked, receive::Step, session::who_error};
 
 /// Attempts to make a chat's conversation on one connection.
 const ATTEMPTS: u32 = 5;
-/// When to try again after a failure that gave no advice.
-const RETRY_MS: u64 = 5_000;
+/// Pauses before the next try: doubled from the first to the longest.
+const FIRST_PAUSE_MS: u64 = 1_000;
+const LONGEST_PAUSE_MS: u64 = 60_000;
 
 impl Core {
     /// Begins to make a chat's conversation, or goes on with it.
@@ -270,6 +271,7 @@ impl Core {
             }
         }
         self.commit_joining(step)?;
+        self.work(account, chat_number).retry_at = 0;
         self.acknowledge(account, id);
         self.key_package_used(account)?;
         self.pump(account, chat_number)
@@ -405,12 +407,17 @@ impl Core {
         }
     }
 
+    /// Comes back to a chat later: when the server advises, else after pauses that double.
     pub(super) fn retry_later(&mut self, account: u32, chat: u32, failure: &v1::Failure) {
-        let error = api_error(failure);
-        tracing::info!(error = error.message, "the server asks to come again later");
-        let advice = u64::from(failure.retry_after_ms);
-        let at = self.now + if advice > 0 { advice } else { RETRY_MS };
-        self.work(account, chat).retry_at = at;
+        tracing::info!(error = api_error(failure).message, "the server asks to come again later");
+        let now = self.now;
+        let work = self.work(account, chat);
+        let pause = (FIRST_PAUSE_MS << work.pauses.min(6)).min(LONGEST_PAUSE_MS);
+        work.pauses += 1;
+        work.attempts = 0;
+        // A device that has just been set up publishes its key packages in a moment: no advice fits that.
+        let advice = if failure.code() == Code::NoKeyPackages { 0 } else { u64::from(failure.retry_after_ms) };
+        work.retry_at = now + advice.max(pause);
     }
 
     /// Tries again what waited for its time.

@@ -50,6 +50,8 @@ pub(super) struct ChatWork {
     pub(super) attempts: u32,
     /// Nothing is tried before this time; 0: now.
     pub(super) retry_at: u64,
+    /// Pauses made in a row.
+    pub(super) pauses: u32,
 }
 
 /// What a request to the server was for.

@@ -148,6 +148,7 @@ impl Core {
         let waiting: Vec<u64> = self.store.outbox(account, chat, usize::MAX)?.into_iter().map(|(n, _)| n).collect();
         let work = self.work(account, chat);
         work.submitting = false;
+        work.pauses = 0;
         work.accepted = messages.iter().map(|(number, _)| *number).filter(|n| waiting.contains(n)).collect();
         self.pump(account, chat)
     }

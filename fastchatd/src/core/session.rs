@@ -116,6 +116,9 @@ impl Core {
         };
         self.set_state(account, state, &reason);
         self.end_lookups(account)?;
+        if matches!(state, AccountState::LoggedOut | AccountState::Untrusted) {
+            self.answer_sign_ins(account);
+        }
         for (_, asked) in asked {
             if let Asked::Logout(call) = asked {
                 self.answer::<()>(call, Err(down.error.clone()));
@@ -284,6 +287,7 @@ impl Core {
             live.publishing = false;
             live.packages_left = count;
         }
+        self.answer_sign_ins(account);
         let Some(mut row) = self.store.tables().accounts.get(&account).filter(|_| last_resort).cloned() else {
             return Ok(());
         };

@@ -15,6 +15,8 @@ pub(super) struct Waits {
     pub(super) sends: BTreeMap<CallId, WaitingSend>,
     pub(super) reads: BTreeMap<CallId, (ReadEvents, u64)>,
     pub(super) lookups: BTreeMap<CallId, WaitingLookup>,
+    /// Sign-ins that are answered when others can reach the new device.
+    pub(super) sign_ins: BTreeMap<CallId, (u32, u64)>,
     /// Whether a message's state or the event log changed since the waits were looked at.
     pub(super) check: bool,
     pub(super) housekeeping_at: u64,
@@ -41,7 +43,8 @@ impl Waits {
         let sends = self.sends.values().map(|wait| wait.deadline);
         let reads = self.reads.values().map(|(_, deadline)| *deadline);
         let lookups = self.lookups.values().map(|wait| wait.deadline);
-        sends.chain(reads).chain(lookups).chain([self.housekeeping_at]).min()
+        let sign_ins = self.sign_ins.values().map(|(_, deadline)| *deadline);
+        sends.chain(reads).chain(lookups).chain(sign_ins).chain([self.housekeeping_at]).min()
     }
 }
 
@@ -68,7 +71,27 @@ impl Core {
         for call in lookups.collect::<Vec<_>>() {
             self.finish_lookup(call)?;
         }
+        let sign_ins = self.waits.sign_ins.iter().filter(|(_, (_, deadline))| *deadline <= self.now);
+        for account in sign_ins.map(|(_, (account, _))| *account).collect::<Vec<_>>() {
+            self.answer_sign_ins(account);
+        }
         Ok(())
+    }
+
+    /// Answers a sign-in when the server has the device's key packages, or this has taken too long.
+    pub(super) fn wait_until_reachable(&mut self, call: CallId, account: u32) {
+        const PUBLISH_MS: u64 = 10_000;
+        self.waits.sign_ins.insert(call, (account, self.now + PUBLISH_MS));
+    }
+
+    pub(super) fn answer_sign_ins(&mut self, account: u32) {
+        let calls: Vec<CallId> =
+            self.waits.sign_ins.iter().filter(|(_, (waiting, _))| *waiting == account).map(|(call, _)| *call).collect();
+        for call in calls {
+            self.waits.sign_ins.remove(&call);
+            let view = self.view_account(account);
+            self.answer(call, view);
+        }
     }
 
     fn settle_send(&mut self, call: CallId) -> Result<(), Broken> {

@@ -2,7 +2,7 @@
 //!
 //! **Invariant**: the key of the store is made once, with the first account, and kept only when that account was made.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use fastchat_ipc::{
@@ -88,6 +88,12 @@ impl Front {
     async fn begin(&self) -> anyhow::Result<()> {
         let (found, key_store) = root_key::find(&self.settings.data).await?;
         match found {
+            Found::Nothing if self.store_directory().exists() => anyhow::bail!(
+                "{} holds a store, but the record of its key ({}) is gone: put it back from a backup, or move the \
+                 store away",
+                self.store_directory().display(),
+                self.settings.data.join("key.toml").display()
+            ),
             Found::Nothing => {}
             Found::Ready(root) => {
                 self.open(root, key_store).await?;
@@ -105,12 +111,16 @@ impl Front {
 
     async fn open(&self, root: RootKey, key_store: KeyStore) -> anyhow::Result<mpsc::Sender<Job>> {
         let start = Start { root, key_store, started_at_ms: self.started_at_ms, alerts: self.settings.alerts };
-        let directory = self.settings.data.join("store");
+        let directory = self.store_directory();
         let (outlets, runtime) = (self.outlets.clone(), Handle::current());
         let opened = tokio::task::spawn_blocking(move || thread::start(&directory, start, outlets, runtime));
         let jobs = opened.await.context("opening the store")??;
         self.stage.send_replace(Arc::new(Stage::Open(jobs.clone())));
         Ok(jobs)
+    }
+
+    fn store_directory(&self) -> PathBuf {
+        self.settings.data.join("store")
     }
 
     /// Passes a call to the core, or answers it in its place.

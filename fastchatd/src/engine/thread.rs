@@ -125,7 +125,7 @@ impl Thread {
         self.carry_out()?;
         loop {
             let mut ends = Vec::new();
-            let first = match runtime.block_on(timeout(self.patience(), inputs.recv())) {
+            let first = match runtime.block_on(async { timeout(self.patience(), inputs.recv()).await }) {
                 Ok(Some(job)) => Some(job),
                 Ok(None) => return Ok(()),
                 Err(_) => None,

@@ -91,8 +91,7 @@ impl Core {
         write.account(number, row);
         self.commit(write, number, vec![EventKind::AccountChanged {}])?;
         self.start(number)?;
-        let account = self.view_account(number);
-        self.answer(call, account);
+        self.wait_until_reachable(call, number);
         Ok(())
     }
 
