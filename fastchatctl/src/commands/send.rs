@@ -6,10 +6,10 @@ use std::io::{self, IsTerminal, Read};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use fastchat_ipc::{ErrorCode, MessageState, SendResult, Sent, Wait, method};
+use fastchat_ipc::{Account, AccountState, Empty, ErrorCode, MessageState, SendResult, Sent, Wait, method};
 use uuid::Uuid;
 
-use crate::commands::Outcome;
+use crate::commands::{Outcome, account};
 use crate::daemon::{Answer, CALL, Context, call};
 use crate::failure::{Exit, Failure};
 use crate::message_line::state_word;
@@ -82,12 +82,14 @@ impl Send {
             idempotency_key: self.idempotency_key.unwrap_or_else(|| Uuid::now_v7().to_string()),
         };
         let answer = submit(&request, patience, context).await?;
+        let worst = answer.value.messages.iter().fold(Exit::Ok, |worst, sent| worst.worse(exit_of(sent, wait)));
+        let obstacle = if worst == Exit::QueuedOnly { obstacle(context).await } else { None };
         if context.out.json {
             context.out.json(&answer.raw)?;
         } else {
-            report(&answer.value.messages, wait, context)?;
+            report(&answer.value.messages, wait, obstacle.as_ref(), context)?;
         }
-        Ok(answer.value.messages.iter().fold(Exit::Ok, |worst, sent| worst.worse(exit_of(sent, wait))))
+        Ok(obstacle.map_or(worst, |account| worst.worse(exit_of_state(account.state))))
     }
 
     /// The recipients and the text.
@@ -181,16 +183,47 @@ fn exit_of(sent: &Sent, wait: Wait) -> Exit {
     }
 }
 
-fn report(messages: &[Sent], wait: Wait, context: &Context) -> Result<(), Failure> {
+/// The sending account, when it is its state that keeps messages from going out.
+async fn obstacle(context: &Context) -> Option<Account> {
+    let listed = context.call::<method::ListAccounts>(&Empty {}).await.ok()?.value.accounts;
+    let place = account::find(listed.iter().map(|account| account.account.as_str()), &context.account)?;
+    listed.into_iter().nth(place).filter(|account| account.state != AccountState::Online)
+}
+
+fn exit_of_state(state: AccountState) -> Exit {
+    match state {
+        AccountState::Untrusted => Exit::Untrusted,
+        AccountState::LoggedOut | AccountState::Locked => Exit::Refused,
+        AccountState::Offline | AccountState::Connecting | AccountState::Online => Exit::QueuedOnly,
+    }
+}
+
+/// What to say of a message that is on its way, but not as far as it was waited for.
+fn not_reached(sent: &Sent, wait: Wait, obstacle: Option<&Account>) -> Failure {
+    let wanted = if wait == Wait::Delivered { "delivered" } else { "sent" };
+    let text = format!("{}: {}, but not {wanted} in time", sent.to, state_word(sent.state));
+    let Some(account) = obstacle else {
+        return Failure::new(Exit::QueuedOnly, "queued_only", format!("{text}; it is kept and goes on by itself"))
+            .next("`fastchatctl outbox list`");
+    };
+    let (exit, state) = (exit_of_state(account.state), account::state_word(account.state).0);
+    let why = if account.reason.is_empty() { String::new() } else { format!(": {}", account.reason) };
+    let failure = Failure::new(exit, "queued_only", format!("{text}; it is kept. {} is {state}{why}", account.account));
+    match account.state {
+        AccountState::LoggedOut => failure.next(format!("`fastchatctl login {}`", account.account)),
+        AccountState::Locked => failure.next("`fastchatctl unlock`"),
+        _ => failure.next("`fastchatctl status` shows how it is"),
+    }
+}
+
+fn report(messages: &[Sent], wait: Wait, obstacle: Option<&Account>, context: &Context) -> Result<(), Failure> {
     for sent in messages {
         let to = safe_text::line(&sent.to);
         let state = state_word(sent.state);
         match exit_of(sent, wait) {
             Exit::Ok => context.out.done(format!("{to}: {state}"))?,
             Exit::QueuedOnly => {
-                let wanted = if wait == Wait::Delivered { "delivered" } else { "sent" };
-                let text = format!("{to}: {state}, but not {wanted} in time; it is kept and goes on by itself");
-                Failure::new(Exit::QueuedOnly, "queued_only", text).next("`fastchatctl outbox list`").report(false);
+                not_reached(sent, wait, obstacle).report(false);
             }
             exit => {
                 problem(sent, exit).report(false);

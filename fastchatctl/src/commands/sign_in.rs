@@ -157,6 +157,7 @@ where
     if status.locked {
         return Err(ApiError::new(ErrorCode::Locked, "the store is locked").into());
     }
+    let pin = pin.or_else(|| known_pin(&status.accounts, &address));
     let has_store = status.key_store != KeyStore::Auto;
     let mut request = options.request(address, pin, new_identity);
     request.password = options.password(M::NAME == method::Register::NAME, &request.address, context)?;
@@ -176,6 +177,14 @@ where
         context.out.done(format!("{done} {BOLD}{name}{BOLD:#} on this device ({device})"))?;
     }
     Ok(Exit::Ok)
+}
+
+/// The key that another account here, or this one, trusts that server by: a changed one is then told as changed, and
+/// `--accept-new` does not cover it.
+fn known_pin(accounts: &[Account], address: &str) -> Option<Pin> {
+    let server = |address: &str| address.split_once('@').map(|(_, server)| server.to_owned());
+    let known = accounts.iter().filter(|account| server(&account.account) == server(address));
+    known.filter_map(|account| account.pin.parse().ok()).next()
 }
 
 /// Calls `M`; puts the daemon's questions to the person at the terminal, and calls again with the answers.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use fastchat_ipc::{
-    Chat, ChatKind, Client, ClientError, Empty, ErrorCode, Event, EventKind, EventStream, MessageState, OfAccount,
-    method, socket_path,
+    AccountState, Chat, ChatKind, Client, ClientError, Empty, ErrorCode, Event, EventKind, EventStream, MessageState,
+    OfAccount, method, socket_path,
 };
 use serde_json::Value;
 use tokio::io::Interest;
@@ -200,6 +200,7 @@ impl Watching<'_> {
                 let (name, argument) = (safe_text::line(contact), safe_text::argument(contact));
                 format!("{RED}the key of {name} has changed; fastchatctl key show {argument}{RED:#}")
             }
+            EventKind::AccountState { state: AccountState::Connecting, .. } if !is_named => return None,
             EventKind::AccountState { state, reason } => {
                 let (word, style) = account::state_word(*state);
                 let reason = reason.as_ref().map(|reason| format!(": {}", safe_text::line(reason))).unwrap_or_default();

@@ -14,7 +14,10 @@ fn sent(to: &str, state: &str, error: Option<Value>) -> Value {
 
 /// A daemon that queues everything.
 fn queues() -> FakeDaemon {
-    FakeDaemon::start(|_, params| {
+    FakeDaemon::start(|method, params| {
+        if method != "send" {
+            return failed("refused", "not here");
+        }
         let to = params["to"].as_array().unwrap().iter();
         Reply::Result(
             json!({ "messages": to.map(|to| sent(to.as_str().unwrap(), "queued", None)).collect::<Vec<_>>() }),
@@ -67,6 +70,28 @@ fn a_wait_that_is_not_reached_exits_with_8() {
     assert!(stderr(&output).contains("queued, but not delivered"), "{}", stderr(&output));
     let asked = daemon.asked_for("send");
     assert_eq!((&asked["wait"], &asked["timeout_ms"]), (&json!("delivered"), &json!(2000)));
+}
+
+#[test]
+fn a_wait_that_the_account_keeps_from_ending_says_why() {
+    for (state, exit) in [("offline", 8), ("untrusted", 4), ("logged_out", 7)] {
+        let daemon = FakeDaemon::start(move |method, _| {
+            Reply::Result(match method {
+                "account.list" => json!({ "accounts": [{
+                    "account": "alice@h:1", "state": state, "reason": "the reason", "device": "", "device_name": "",
+                    "fingerprint": "", "pin": "", "outbox": 1,
+                }] }),
+                _ => json!({ "messages": [sent("bob", "queued", None)] }),
+            })
+        });
+        let output = daemon.ctl(&["send", "bob", "-m", "hi", "--wait", "sent"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(exit), "{state}");
+        assert!(
+            stderr(&output).contains("it is kept") && stderr(&output).contains("the reason"),
+            "{}",
+            stderr(&output)
+        );
+    }
 }
 
 #[test]

@@ -107,6 +107,26 @@ fn a_changed_server_key_is_loud_and_never_a_question() {
 }
 
 #[test]
+fn accept_new_does_not_cover_a_server_that_is_known_already() {
+    let known = json!({
+        "account": "bob@h:8887", "state": "untrusted", "reason": "", "device": "", "device_name": "",
+        "fingerprint": "", "pin": PIN, "outbox": 0,
+    });
+    let daemon = FakeDaemon::start(move |method, _| match method {
+        "daemon.status" => {
+            let Reply::Result(mut status) = status(false, "file") else { panic!("it is a result") };
+            status["accounts"] = json!([known]);
+            Reply::Result(status)
+        }
+        _ => account(),
+    });
+    run_with_input(daemon.ctl(&["register", "alice@h", "--password-stdin", "--accept-new"]), b"secret\n");
+    assert_eq!(daemon.asked_for("account.register")["pin"], PIN);
+    run_with_input(daemon.ctl(&["register", "alice@other", "--password-stdin", "--accept-new"]), b"secret\n");
+    assert_eq!(daemon.asked_for("account.register")["pin"], "");
+}
+
+#[test]
 fn a_link_gives_the_server_and_its_pin() {
     let daemon = trusting();
     let link = format!("fastchat://chat.example.org:9000?pin={PIN}");
