@@ -208,7 +208,7 @@ fn not_reached(sent: &Sent, wait: Wait, obstacle: Option<&Account>) -> Failure {
     };
     let (exit, state) = (exit_of_state(account.state), account::state_word(account.state).0);
     let why = if account.reason.is_empty() { String::new() } else { format!(": {}", account.reason) };
-    let failure = Failure::new(exit, "queued_only", format!("{text}; it is kept. {} is {state}{why}", account.account));
+    let failure = Failure::new(exit, "queued_only", format!("{text}; it is kept. {}, {state}{why}", account.account));
     match account.state {
         AccountState::LoggedOut => failure.next(format!("`fastchatctl login {}`", account.account)),
         AccountState::Locked => failure.next("`fastchatctl unlock`"),

@@ -204,7 +204,7 @@ impl Watching<'_> {
             EventKind::AccountState { state, reason } => {
                 let (word, style) = account::state_word(*state);
                 let reason = reason.as_ref().map(|reason| format!(": {}", safe_text::line(reason))).unwrap_or_default();
-                format!("{style}{} is {word}{reason}{style:#}", safe_text::line(&event.account))
+                format!("{style}{}: {word}{reason}{style:#}", safe_text::line(&event.account))
             }
             EventKind::EventsLost {} => {
                 format!("{YELLOW}older events are no longer kept; fastchatctl history CHAT shows messages{YELLOW:#}")
