@@ -19,8 +19,8 @@ Exit codes: 0 ok, 1 usage, 2 internal, 3 network or server, 4 untrusted key, 5 r
 const AFTER_LONG: &str = "\
 People, groups and chats are addressed by name or alias.
 
-With --json each command prints the daemon's result as one JSON line (`watch`: one line per event), and a failure as one \
-line on stderr: {\"error\":{\"code\":…,\"message\":…,\"exit\":…,\"hint\":…,\"data\":…}}.
+With --json each command prints the daemon's result as one JSON line (`watch`: one line per event), and a failure as \
+one line on stderr: {\"error\":{\"code\":…,\"message\":…,\"exit\":…,\"hint\":…,\"data\":…}}.
 
 Environment:
   FASTCHAT_SOCKET  the daemon's socket ($XDG_RUNTIME_DIR/fastchat/fastchatd.sock)

@@ -1,6 +1,7 @@
 //! What is printed, where, and in which form: lines for people, or one JSON object per line.
 //!
-//! **Invariant**: with `--json` stdout holds JSON lines alone; colours appear on terminals alone, and not under NO_COLOR.
+//! **Invariant**: with `--json` stdout holds JSON lines alone; colours appear on terminals alone, not under
+//! NO_COLOR.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};

@@ -102,7 +102,7 @@ fn is_treacherous(c: char) -> bool {
             0x061c | 0x200e | 0x200f | 0x202a..=0x202e | 0x2066..=0x206f // direction and deprecated format controls
             | 0x2028 | 0x2029                                            // line and paragraph separators
             | 0x00ad | 0x180e | 0x200b | 0x2060..=0x2065 | 0xfeff        // invisible, of no width
-            | 0x115f | 0x1160 | 0x3164 | 0xffa0                          // Hangul fillers: letters that look like nothing
+            | 0x115f | 0x1160 | 0x3164 | 0xffa0                          // Hangul fillers: letters that show nothing
             | 0xfff9..=0xfffb | 0xe0000..=0xe007f) // annotations and tags
 }
 

@@ -117,7 +117,7 @@ impl Whoami {
     }
 }
 
-/// The place of the account that is called so; the first when no name is given. The port, and the host, may be left out.
+/// The place of the account that is called so; the first when no name is given. Port and host may be left out.
 pub(crate) fn find<'a>(mut accounts: impl Iterator<Item = &'a str>, name: &str) -> Option<usize> {
     accounts.position(|account| {
         let after = account.strip_prefix(name);

@@ -53,9 +53,10 @@ pub(crate) struct Who {
 
 /// A contact and its alias.
 #[derive(Debug, Args)]
-#[command(
-    after_long_help = "Examples:\n  fastchatctl contact alias bob Bobby\n  fastchatctl contact alias bob ''   removes it"
-)]
+#[command(after_long_help = "\
+Examples:
+  fastchatctl contact alias bob Bobby
+  fastchatctl contact alias bob ''   removes it")]
 pub(crate) struct Alias {
     /// The contact's name or alias
     contact: String,

@@ -2,7 +2,7 @@
 //!
 //! **Invariant**: oldest first; where there are older ones, the command that shows them is named.
 
-use clap::Args;
+use clap::{Args, value_parser};
 use fastchat_ipc::{HistoryResult, method};
 
 use crate::commands::Outcome;
@@ -24,7 +24,7 @@ pub(crate) struct History {
     /// The chat
     chat: String,
     /// How many messages at most
-    #[arg(long = "number", short, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, short, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
     number: u32,
     /// Only messages before this position
     #[arg(long, value_name = "POSITION", default_value_t = 0, hide_default_value = true)]

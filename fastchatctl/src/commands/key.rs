@@ -32,11 +32,14 @@ pub(crate) enum Key {
 
 /// Show the own key's fingerprint, or the safety number with a contact.
 ///
-/// The number is the same on both sides. The QR code holds what the other side needs to compare; it is shown on a terminal.
+/// The number is the same on both sides. The QR code holds what the other side needs to compare; it is shown on a
+/// terminal.
 #[derive(Debug, Args)]
-#[command(
-    after_long_help = "Examples:\n  fastchatctl key show\n  fastchatctl key show bob\n  fastchatctl key show bob --json | jq -r .safety_number"
-)]
+#[command(after_long_help = "\
+Examples:
+  fastchatctl key show
+  fastchatctl key show bob
+  fastchatctl key show bob --json | jq -r .safety_number")]
 pub(crate) struct Show {
     /// The contact; nothing for the own key
     #[arg(default_value = "", hide_default_value = true)]
@@ -68,9 +71,10 @@ pub(crate) struct Verify {
 
 /// Trust a contact's changed key; what was held goes out.
 #[derive(Debug, Args)]
-#[command(
-    after_long_help = "Example:\n  fastchatctl key show bob     compare the new number with bob\n  fastchatctl key trust bob"
-)]
+#[command(after_long_help = "\
+Example:
+  fastchatctl key show bob     compare the new number with bob
+  fastchatctl key trust bob")]
 pub(crate) struct Trust {
     /// The contact
     contact: String,

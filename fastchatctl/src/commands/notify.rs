@@ -43,9 +43,11 @@ pub(crate) struct Which {
 
 /// Turn do-not-disturb on or off; without an argument, show how it is.
 #[derive(Debug, Args)]
-#[command(
-    after_long_help = "Examples:\n  fastchatctl notify dnd on\n  fastchatctl notify dnd 30m\n  fastchatctl notify dnd off"
-)]
+#[command(after_long_help = "\
+Examples:
+  fastchatctl notify dnd on
+  fastchatctl notify dnd 30m
+  fastchatctl notify dnd off")]
 pub(crate) struct Dnd {
     /// on, off, or for how long
     #[arg(value_name = "on|off|D", value_parser = parse_quiet)]

@@ -22,8 +22,8 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Send a message to one or more people or groups.
 ///
-/// It is on disk when the command returns, and goes out as soon as there is a connection; --wait waits for more. The text
-/// comes from -m, or from stdin when it is a pipe or `-` is given; one newline at its end is left out.
+/// It is on disk when the command returns, and goes out as soon as there is a connection; --wait waits for more. The
+/// text comes from -m, or from stdin when it is a pipe or `-` is given; one newline at its end is left out.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 With several recipients the exit code is that of the one that went worst: 4 when a message is held because the \

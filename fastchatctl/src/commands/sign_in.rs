@@ -138,8 +138,9 @@ fn confirm_new_identity(context: &Context) -> Result<(), Failure> {
             .next("add `--yes` if you are sure"));
     }
     context.out.warn(format!(
-        "{YELLOW}A new identity replaces the account's key.{YELLOW:#} Every contact is warned and has to trust the new key \
-         before messages\nflow again; the old one cannot be brought back. It is for when the identity's backup cannot be opened."
+        "{YELLOW}A new identity replaces the account's key.{YELLOW:#} Every contact is warned and has to trust \
+         the new key\nbefore messages flow again; the old one cannot be brought back. It is for when the backup of the \
+         identity cannot be opened."
     ));
     if confirm("Give the account a new identity?")? {
         return Ok(());

@@ -13,7 +13,8 @@ use crate::failure::{Exit, Failure};
 /// Count unread messages, direct and group apart, and requests.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-waybar: \"custom/fastchat\": {\"exec\": \"fastchatctl unread --format waybar\", \"return-type\": \"json\", \"interval\": 10}
+In waybar's configuration:
+  \"custom/fastchat\": {\"exec\": \"fastchatctl unread --format waybar\", \"return-type\": \"json\", \"interval\": 10}
 The class is `unread`, `request`, `none` or `offline`; the text is empty when there is nothing to show.
 
 Examples:

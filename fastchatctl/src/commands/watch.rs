@@ -1,6 +1,6 @@
 //! `watch`: events as they happen, across restarts of the daemon.
 //!
-//! **Invariant**: each durable event after the cursor is printed once, in order; it counts as seen after it was printed.
+//! **Invariant**: each durable event after the cursor is printed once, in order; it counts as seen once it is printed.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -45,8 +45,8 @@ const KINDS: [&str; 10] = [
 
 /// Print what happens, as it happens.
 ///
-/// For people: messages that come, and what needs attention. With --json: every event, one per line, as the daemon's API
-/// gives it. When the daemon restarts, the watch goes on after the last event that it printed; it never starts one then.
+/// For people: messages that come, and what needs attention. With --json: every event, one per line, as the daemon's
+/// API gives it. When the daemon restarts, the watch goes on after the last event that it printed; it starts none itself.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Every durable event carries a cursor: keep the last one, and `--since` goes on right after it, whatever has \

@@ -1,4 +1,4 @@
-//! What others wrote cannot act on the terminal; a reader that goes away is no error; a wrong command line exits with 1.
+//! What others wrote cannot act on the terminal; a reader that goes is no error; a wrong command line exits with 1.
 
 use std::process::Stdio;
 
