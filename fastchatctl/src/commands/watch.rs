@@ -46,7 +46,7 @@ const KINDS: [&str; 10] = [
 /// Print what happens, as it happens.
 ///
 /// For people: messages that come, and what needs attention. With --json: every event, one per line, as the daemon's
-/// API gives it. When the daemon restarts, the watch goes on after the last event that it printed; it starts none itself.
+/// API gives it. When the daemon restarts, the watch goes on after the last event that it printed; it starts none.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Every durable event carries a cursor: keep the last one, and `--since` goes on right after it, whatever has \
