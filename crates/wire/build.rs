@@ -4,7 +4,7 @@ use std::io;
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=proto");
-    let files =
-        protox::compile(["fastchat/v1/wire.proto"], ["proto"]).map_err(|error| io::Error::other(format!("{error:?}")))?;
+    let files = protox::compile(["fastchat/v1/wire.proto"], ["proto"])
+        .map_err(|error| io::Error::other(format!("{error:?}")))?;
     prost_build::Config::new().bytes(["."]).compile_fds(files)
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use fastchat_ipc::{Preview, socket_path};
+use fastchat_service::logging;
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
 
 /// The longest file that is read.
 const LONGEST: u64 = 1 << 20;
@@ -142,7 +142,7 @@ impl Written {
                 return Err(at(offset_of(text, key), format!("`{key}` must be an absolute path")));
             }
         }
-        if let Some(Err(error)) = written.log.as_ref().map(EnvFilter::try_new) {
+        if let Some(Err(error)) = written.log.as_deref().map(logging::check) {
             return Err(at(offset_of(text, "log"), format!("`log` is not a filter: {error}")));
         }
         Ok(written)

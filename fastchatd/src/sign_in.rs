@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use fastchat_e2ee::{Device, Identity, KdfParams, PasswordError, PasswordKeys};
 use fastchat_ipc::{ApiError, ErrorCode, SignIn};
-use fastchat_wire::{AccountName, DeviceId, Pin, ServerAddress, v1};
+use fastchat_wire::{AccountName, Address, DeviceId, Pin, ServerAddress, v1};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -47,13 +47,13 @@ pub struct SignedIn {
     pub new_identity: bool,
 }
 
-/// What an account is called here: `alice@host:port`, from an address with or without the port. Certificates, the
-/// password and safety numbers go by the name alone, which is the same however a server is reached.
+/// Reads an account's address, with or without the port. Certificates, the password and safety numbers go by the name
+/// alone, which is the same however a server is reached.
 ///
 /// # Errors
 /// The text is not an address.
-pub fn full_name(address: &str) -> Result<String, ApiError> {
-    request::address(address).map(|address| address.to_string())
+pub fn address(text: &str) -> Result<Address, ApiError> {
+    request::address(text)
 }
 
 /// Makes a new account.

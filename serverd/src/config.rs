@@ -268,7 +268,7 @@ impl Config {
         if config.tls.certificate.is_some() != config.tls.key.is_some() {
             return wrong("[tls]", "tls.certificate and tls.key belong together: give both or none".to_owned());
         }
-        if let Err(problem) = config.log.parse::<tracing_subscriber::EnvFilter>() {
+        if let Err(problem) = fastchat_service::logging::check(&config.log) {
             return wrong("log", format!("log: {problem}"));
         }
         Ok(config)

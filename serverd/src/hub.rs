@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use fastchat_service::lifecycle;
 use fastchat_store::{Store, StoreError};
 use fastchat_wire::{AccountName, DeviceId, v1};
 use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
@@ -23,7 +24,6 @@ use tokio::{
 use crate::{
     clock,
     core::{Action, Core, Event, SessionId, Settings},
-    lifecycle,
 };
 
 /// Events that wait for the core; connections wait for room.

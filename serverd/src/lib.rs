@@ -12,8 +12,6 @@ pub mod connection;
 pub mod core;
 pub mod hub;
 pub mod invite;
-pub mod lifecycle;
 pub mod listen;
-pub mod logging;
 pub mod rates;
 pub mod run;

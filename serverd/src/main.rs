@@ -7,9 +7,10 @@ use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration}
 use clap::{Args, Parser, Subcommand};
 use fastchat_server::{
     config::{Config, ConfigError},
-    invite, logging,
+    invite,
     run::{self, Options, Unusable},
 };
+use fastchat_service::logging;
 
 /// `EX_CONFIG` of sysexits.
 const CONFIG_IS_WRONG: u8 = 78;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::Context;
+use fastchat_service::lifecycle::{self, Request, Signals};
 use fastchat_store::{Accounts, Log, SqliteStore, Store};
 use fastchat_wire::{AddressError, Link, ServerAddress};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -26,7 +27,6 @@ use crate::{
     connection::{Live, Services},
     core::Settings,
     hub::Hub,
-    lifecycle::{self, Request, Signals},
     listen,
     rates::{Origin, Rates},
 };

@@ -11,6 +11,18 @@ use anyhow::Context;
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
+/// Libraries that would log what passes through them, passwords in calls among it: they speak up only when something is
+/// wrong, whatever the filter says.
+const QUIET: [&str; 2] = ["zbus=warn", "sled=warn"];
+
+/// Whether a text is a log filter.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map(|_| ()).map_err(|error| error.to_string())
+}
+
 /// Starts logging. `RUST_LOG` wins over the configured filter.
 ///
 /// # Errors
@@ -20,7 +32,10 @@ pub fn start(configured: &str) -> anyhow::Result<()> {
         Ok(filter) if !filter.is_empty() => filter,
         _ => configured.to_owned(),
     };
-    let filter: EnvFilter = filter.parse().with_context(|| format!("{filter:?} is not a log filter"))?;
+    let mut filter: EnvFilter = filter.parse().with_context(|| format!("{filter:?} is not a log filter"))?;
+    for directive in QUIET {
+        filter = filter.add_directive(directive.parse().context("a directive of ours")?);
+    }
     let layer = match journal() {
         Some(layer) => layer.boxed(),
         None => {

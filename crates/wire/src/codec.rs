@@ -62,10 +62,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn hello() -> ClientFrame {
-        ClientFrame {
-            request: 7,
-            body: Some(Body::Hello(Hello { version_min: 1, version_max: 1, agent: "t".into() })),
-        }
+        ClientFrame { request: 7, body: Some(Body::Hello(Hello { version_min: 1, version_max: 1, agent: "t".into() })) }
     }
 
     #[test]

@@ -120,6 +120,7 @@ impl Core {
         let accounts: Vec<u32> = core.store.tables().accounts.keys().copied().collect();
         for account in accounts {
             core.start(account)?;
+            core.alert_unread(account)?;
         }
         Ok(core)
     }

@@ -239,6 +239,12 @@ impl Core {
         self.commit(write, account, events)
     }
 
+    /// Shows again what nobody has read: notifications end with the daemon.
+    pub(super) fn alert_unread(&mut self, account: u32) -> Result<(), Broken> {
+        let unread = self.chats_of(account).filter(|(_, chat)| chat.unread > 0).map(|(number, _)| number);
+        unread.collect::<Vec<_>>().into_iter().try_for_each(|chat| self.alert(account, chat))
+    }
+
     /// Shows the person what is new in a chat, as far as the settings allow.
     fn alert(&mut self, account: u32, number: u32) -> Result<(), Broken> {
         let settings = &self.store.tables().settings;

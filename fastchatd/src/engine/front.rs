@@ -207,7 +207,7 @@ impl Front {
         answered.await.map_err(|_| stopping())?
     }
 
-    async fn sign_in(&self, params: SignIn, new: bool) -> Result<Value, ApiError> {
+    async fn sign_in(&self, mut params: SignIn, new: bool) -> Result<Value, ApiError> {
         let stage = Arc::clone(&self.stage.borrow());
         let first = match stage.as_ref() {
             Stage::Locked(_, why) => {
@@ -215,10 +215,14 @@ impl Front {
                     .hint("`fastchatctl unlock`"));
             }
             Stage::Open(jobs) => {
-                let full = sign_in::full_name(&params.address)?;
+                let address = sign_in::address(&params.address)?;
                 let (answer, answered) = oneshot::channel();
-                jobs.send(Job::MaySignIn(full, answer)).await.map_err(|_| stopping())?;
-                answered.await.map_err(|_| stopping())??;
+                jobs.send(Job::MaySignIn(address, answer)).await.map_err(|_| stopping())?;
+                let known = answered.await.map_err(|_| stopping())??;
+                // What is known of the server counts, unless the caller names another key.
+                if let Some(pin) = known.filter(|_| params.pin.is_empty()) {
+                    params.pin = pin.to_string();
+                }
                 None
             }
             Stage::Nothing => {

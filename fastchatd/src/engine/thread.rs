@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::Context;
 use fastchat_ipc::{ApiError, Event, KeyStore, Request};
+use fastchat_wire::{Address, Pin};
 use tokio::{
     runtime::Handle,
     sync::{broadcast, mpsc, oneshot, watch},
@@ -40,8 +41,8 @@ pub(super) enum Job {
     Link(AccountKey, FromLink),
     /// Somebody signed in.
     SignedIn(Box<SignedIn>, Answer),
-    /// Whether somebody may sign in under this name.
-    MaySignIn(String, oneshot::Sender<Result<(), ApiError>>),
+    /// Whether somebody may sign in under this address; then the key that its server is known by.
+    MaySignIn(Address, oneshot::Sender<Result<Option<Pin>, ApiError>>),
     /// Finish, and end.
     Stop(oneshot::Sender<()>),
 }
@@ -165,7 +166,7 @@ impl Thread {
                 self.core.step(now_ms(), Input::SignedIn(call, signed))?;
             }
             // A caller that is gone does not need to know.
-            Job::MaySignIn(name, answer) => drop(answer.send(self.core.may_sign_in(&name))),
+            Job::MaySignIn(address, answer) => drop(answer.send(self.core.may_sign_in(&address))),
             Job::Stop(end) => return Ok(Some(end)),
         }
         Ok(None)

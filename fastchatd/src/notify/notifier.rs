@@ -238,7 +238,7 @@ impl Notifier {
             Content { summary: "FastChat".to_owned(), body: "This is how messages are announced here.".to_owned() };
         let shown =
             self.show(0, &content, Look { expires: -1, ..Look::default() }).await.map(|_| ()).map_err(|error| {
-                ApiError::new(ErrorCode::Unreachable, format!("no notification could be shown: {error}"))
+                ApiError::new(ErrorCode::Refused, format!("no notification could be shown: {error}"))
                     .hint("start a notification service (GNOME and KDE have one; else dunst, mako, …), then try again")
             });
         // Whoever asked may have gone.

@@ -151,6 +151,9 @@ impl Store {
     }
 }
 
+/// A record to write at a key (`None`: to remove), before it is sealed.
+type Record = (Vec<u8>, Option<Zeroizing<Vec<u8>>>);
+
 fn encode<T: Serialize>(row: &T) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     Ok(Zeroizing::new(postcard::to_extend(row, vec![ROW_VERSION])?))
 }

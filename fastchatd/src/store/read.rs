@@ -111,8 +111,8 @@ impl Store {
     }
 
     pub(super) fn load_tables(&mut self) -> Result<(), StoreError> {
-        let mut tables = super::Tables::default();
-        tables.settings = self.get::<Settings>(&Place::of(place::SETTINGS))?.unwrap_or_default();
+        let settings = self.get::<Settings>(&Place::of(place::SETTINGS))?.unwrap_or_default();
+        let mut tables = super::Tables { settings, ..super::Tables::default() };
         for record in self.rows_of(place::ACCOUNT) {
             let (key, row) = record?;
             tables.accounts.insert(place::last_u32(&key).ok_or(StoreError::Damaged)?, row);

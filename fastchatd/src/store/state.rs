@@ -9,7 +9,7 @@ use fastchat_e2ee::{Changes, StateStore, StoreError as StateError};
 use zeroize::Zeroizing;
 
 use super::{
-    Store, StoreError,
+    Record, Store, StoreError,
     place::{self, Place},
 };
 
@@ -39,7 +39,7 @@ impl Store {
         &self,
         account: u32,
         changes: Changes,
-        records: &mut Vec<(Vec<u8>, Option<Zeroizing<Vec<u8>>>)>,
+        records: &mut Vec<Record>,
     ) -> Result<(), StoreError> {
         for (key, value) in changes {
             let prefix = self.state_place(account, &key);

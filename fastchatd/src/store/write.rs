@@ -7,7 +7,7 @@ use fastchat_wire::{ConversationId, MessageId};
 use zeroize::Zeroizing;
 
 use super::{
-    EVENTS_KEPT, Store, StoreError, Tables, encode,
+    EVENTS_KEPT, Record, Store, StoreError, Tables, encode,
     place::{self, Place},
     rows::{
         AccountRow, ChatRow, ContactRow, ConversationRow, EventRow, IdempotencyRow, MessageRow, OutboxRow, Settings,
@@ -17,7 +17,7 @@ use super::{
 /// The records of one step, to be committed together.
 #[derive(Default)]
 pub struct Write {
-    records: Vec<(Vec<u8>, Option<Zeroizing<Vec<u8>>>)>,
+    records: Vec<Record>,
     tables: Vec<TableChange>,
     state: Vec<(u32, Changes)>,
     idempotency: Vec<(u32, String, IdempotencyRow)>,
@@ -213,7 +213,7 @@ impl Store {
         if records.is_empty() { Ok(()) } else { self.apply(&records) }
     }
 
-    fn apply(&mut self, records: &[(Vec<u8>, Option<Zeroizing<Vec<u8>>>)]) -> Result<(), StoreError> {
+    fn apply(&mut self, records: &[Record]) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for (key, value) in records {
             match value {
@@ -228,7 +228,7 @@ impl Store {
 }
 
 impl TableChange {
-    fn record(&self) -> Result<(Vec<u8>, Option<Zeroizing<Vec<u8>>>), StoreError> {
+    fn record(&self) -> Result<Record, StoreError> {
         fn row<T: serde::Serialize>(row: Option<&T>) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
             row.map(encode).transpose()
         }

@@ -6,7 +6,7 @@ use fastchat_ipc::{
     Account, AccountList, AccountState, ApiError, Check, Doctor, Empty, ErrorCode, EventKind, KeyStore, Logout, Status,
     Verdict,
 };
-use fastchat_wire::{ConversationId, v1};
+use fastchat_wire::{Address, ConversationId, Pin, v1};
 use v1::client_frame::Body as Ask;
 
 use crate::{
@@ -36,18 +36,21 @@ impl Core {
         Ok(AccountList { accounts: numbers.map(|number| self.view_account(*number)).collect::<Result<_, _>>()? })
     }
 
-    /// Whether somebody may sign in as `full`: not while the account is here and its session is good.
+    /// Whether somebody may sign in there: not while the account is here and its session is good. Gives the key that the
+    /// server is known by.
     ///
     /// # Errors
     /// `AccountExists`.
-    pub fn may_sign_in(&self, full: &str) -> Result<(), ApiError> {
-        let number = self.store.tables().accounts.keys().find(|number| self.full_name(**number) == full);
+    pub fn may_sign_in(&self, address: &Address) -> Result<Option<Pin>, ApiError> {
+        let full = address.to_string();
+        let accounts = &self.store.tables().accounts;
+        let number = accounts.keys().find(|number| self.full_name(**number) == full);
         match number.and_then(|number| self.live.get(number)) {
             Some(live) if live.state != AccountState::LoggedOut && live.state != AccountState::Untrusted => {
                 Err(ApiError::new(ErrorCode::AccountExists, format!("{full} is set up on this daemon already"))
                     .hint("`fastchatctl status` shows it; `fastchatctl logout` removes it"))
             }
-            _ => Ok(()),
+            _ => Ok(accounts.values().find(|row| row.server == address.server).and_then(|row| row.pin)),
         }
     }
 
