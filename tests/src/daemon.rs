@@ -1,0 +1,145 @@
+//! A `fastchatd` of a test, with a home of its own.
+//!
+//! **Invariant**: it sees no session of the tester: no bus, no display, no runtime directory but its own.
+
+use std::{ffi::OsString, fs, os::unix::fs::DirBuilderExt, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use fastchat_ipc::Client;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::{Ctl, PATIENCE, Running, program};
+
+/// A daemon; running or not.
+pub struct Daemon {
+    running: Option<Running>,
+    name: String,
+    environment: Vec<(OsString, OsString)>,
+    home: TempDir,
+}
+
+impl Daemon {
+    /// A home for a daemon that does not run yet.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn prepare(name: &str) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix(&format!("fc-{name}-")).tempdir()?;
+        for directory in ["config/fastchat", "data"] {
+            fs::create_dir_all(home.path().join(directory))?;
+        }
+        // As the login manager makes it.
+        fs::DirBuilder::new().mode(0o700).create(home.path().join("run"))?;
+        let mut daemon = Self { running: None, name: name.to_owned(), environment: Vec::new(), home };
+        daemon.configure("")?;
+        daemon.set("HOME", daemon.home.path().to_owned());
+        daemon.set("XDG_CONFIG_HOME", daemon.home.path().join("config"));
+        daemon.set("XDG_DATA_HOME", daemon.home.path().join("data"));
+        daemon.set("XDG_RUNTIME_DIR", daemon.home.path().join("run"));
+        daemon.set("FASTCHAT_SOCKET", daemon.socket());
+        Ok(daemon)
+    }
+
+    /// Sets a variable of its environment; counts from the next start on.
+    pub fn set(&mut self, variable: &str, value: impl Into<OsString>) {
+        self.environment.push((variable.into(), value.into()));
+    }
+
+    /// Puts these lines into its configuration; they count from the next start on.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn configure(&self, config: &str) -> Result<()> {
+        fs::write(self.config(), format!("log = \"info,fastchatd=debug\"\n{config}"))?;
+        Ok(())
+    }
+
+    /// Starts it; does nothing when it runs.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start(&mut self) -> Result<()> {
+        if self.running.is_none() {
+            let command = self.command("fastchatd")?;
+            self.running = Some(Running::start(&self.name, command, self.home.path()).await?);
+        }
+        Ok(())
+    }
+
+    /// kill -9.
+    ///
+    /// # Errors
+    /// It cannot be collected.
+    pub async fn kill(&mut self) -> Result<()> {
+        match self.running.take() {
+            Some(mut running) => running.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Stops it as the service manager does.
+    ///
+    /// # Errors
+    /// It does not end in time, or not well.
+    pub async fn stop(&mut self) -> Result<()> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        let status = running.terminate().await?;
+        if !status.success() {
+            bail!("{}'s daemon ended with {status}", self.name);
+        }
+        Ok(())
+    }
+
+    /// A connection to it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn client(&self) -> Result<Client> {
+        let path = self.socket();
+        Client::connect(&path, PATIENCE).await.with_context(|| format!("{}'s daemon", self.name))
+    }
+
+    /// `fastchatctl` for this daemon.
+    #[must_use]
+    pub fn ctl(&self) -> Ctl<'_> {
+        Ctl::new(self)
+    }
+
+    /// One of the programs in this daemon's environment.
+    ///
+    /// # Errors
+    /// The program is not built.
+    pub fn command(&self, name: &str) -> Result<Command> {
+        let mut command = Command::new(program(name)?);
+        for variable in ["DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY", "NOTIFY_SOCKET", "LISTEN_FDS"] {
+            command.env_remove(variable);
+        }
+        command.env("NO_COLOR", "1").env("TZ", "UTC").envs(self.environment.iter().cloned());
+        Ok(command)
+    }
+
+    /// Its process id; 0 when it does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().map_or(0, Running::pid)
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.home.path().join("run/fastchat/fastchatd.sock")
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.home.path().join("config/fastchat/config.toml")
+    }
+
+    /// Its home.
+    #[must_use]
+    pub fn home(&self) -> PathBuf {
+        self.home.path().to_owned()
+    }
+}
