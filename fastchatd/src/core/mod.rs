@@ -11,6 +11,8 @@ mod live;
 mod outbox;
 mod receive;
 mod session;
+#[cfg(test)]
+mod simulation;
 mod view;
 mod waits;
 
