@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-use super::{Broken, Core, live::Asked, receive::Step, session::who_error};
+use super::{Broken, Core, live::{Asked, HeldJoining}, receive::Step, session::who_error};
 
 /// Attempts to make a chat's conversation on one connection.
 const ATTEMPTS: u32 = 5;
@@ -217,7 +217,7 @@ impl Core {
         let (number, contact) = self.contact_for(account, &creator, ContactState::Request);
         if contact.identity.as_deref().is_some_and(|known| known != identity.to_der()) {
             if let Some(live) = self.live.get_mut(&account) {
-                live.held.insert(creator, joining);
+                live.held.insert(creator, HeldJoining { joining, delivers: Vec::new() });
             }
             return self.identity_changed(account, number, identity.to_der());
         }
@@ -402,7 +402,10 @@ impl Core {
             self.leave(account, chat, old)?;
         }
         match self.live.get_mut(&account).and_then(|live| live.held.remove(&name)) {
-            Some(joining) => self.take_joining(account, joining),
+            Some(HeldJoining { joining, delivers }) => {
+                self.take_joining(account, joining)?;
+                delivers.into_iter().try_for_each(|deliver| self.take_deliver(account, deliver))
+            }
             None => chat.map_or(Ok(()), |chat| self.pump(account, chat)),
         }
     }

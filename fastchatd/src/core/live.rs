@@ -28,13 +28,20 @@ pub(super) struct Live {
     /// Identity keys that the server named for accounts we asked about on this connection.
     pub(super) directory: BTreeMap<AccountName, Vec<u8>>,
     /// Welcomes of people whose identity changed, until somebody trusts them. The server sends them again.
-    pub(super) held: BTreeMap<AccountName, v1::Joining>,
+    pub(super) held: BTreeMap<AccountName, HeldJoining>,
     /// Who is connected, since when.
     pub(super) presence: BTreeMap<AccountName, (bool, u64)>,
     /// Key packages are on their way to the server.
     pub(super) publishing: bool,
     /// One-time key packages that the server holds for us, as far as we know.
     pub(super) packages_left: u32,
+}
+
+/// A conversation that waits for its maker's new identity to be trusted.
+pub(super) struct HeldJoining {
+    pub(super) joining: v1::Joining,
+    /// What came through it since; the server sends no more than its window without our acknowledgement.
+    pub(super) delivers: Vec<v1::Deliver>,
 }
 
 /// What is going on with a chat's conversation.

@@ -35,6 +35,7 @@ impl Core {
     pub(super) fn take_deliver(&mut self, account: u32, deliver: v1::Deliver) -> Result<(), Broken> {
         let Ok(id) = ConversationId::from_wire(&deliver.conversation) else { return Ok(()) };
         if !self.store.tables().conversations.contains_key(&(account, id)) {
+            self.hold(account, deliver);
             return Ok(());
         }
         if !self.store.has_room() {
@@ -53,6 +54,16 @@ impl Core {
         }
         self.acknowledge(account, id);
         Ok(())
+    }
+
+    /// Keeps what comes through a conversation whose maker's new identity is not trusted yet.
+    fn hold(&mut self, account: u32, deliver: v1::Deliver) {
+        const MOST: usize = 1024;
+        let Some(live) = self.live.get_mut(&account) else { return };
+        let held = live.held.values_mut().find(|held| held.joining.conversation == deliver.conversation);
+        if let Some(held) = held.filter(|held| held.delivers.len() < MOST) {
+            held.delivers.push(deliver);
+        }
     }
 
     pub(super) fn acknowledge(&mut self, account: u32, id: ConversationId) {
