@@ -18,7 +18,12 @@ use crate::{
     },
 };
 
-use super::{Broken, Core, live::{Asked, HeldJoining}, receive::Step, session::who_error};
+use super::{
+    Broken, Core,
+    live::{Asked, HeldJoining},
+    receive::Step,
+    session::who_error,
+};
 
 /// Attempts to make a chat's conversation on one connection.
 const ATTEMPTS: u32 = 5;
@@ -206,7 +211,7 @@ impl Core {
             return Ok(());
         }
         if !self.store.has_room() {
-            return Ok(());
+            return self.stall(account);
         }
         let (Ok(creator), Ok(identity)) =
             (joining.creator.parse::<AccountName>(), IdentityKey::from_der(&joining.creator_identity_key))

@@ -16,7 +16,7 @@ mod simulation;
 mod view;
 mod waits;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fastchat_ipc::{ApiError, ErrorCode, Event, EventKind, KeyStore, Preview, Request};
 use serde_json::Value;
@@ -32,6 +32,9 @@ use live::{ChatWork, Live};
 
 pub use calls::discovery;
 use waits::Waits;
+
+/// How often a full disk is looked at.
+const STALLED_MS: u64 = 5_000;
 
 /// A call's number, by which its answer finds its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +99,8 @@ pub struct Core {
     live: BTreeMap<u32, Live>,
     /// What is going on with each chat's conversation, by account and chat.
     work: BTreeMap<(u32, u32), ChatWork>,
+    /// Accounts that are disconnected because the disk is full.
+    stalled: BTreeSet<u32>,
     waits: Waits,
     actions: Vec<Action>,
     process: Process,
@@ -113,6 +118,7 @@ impl Core {
             store,
             live: BTreeMap::new(),
             work: BTreeMap::new(),
+            stalled: BTreeSet::new(),
             waits: Waits::default(),
             actions: Vec::new(),
             process,
@@ -155,7 +161,8 @@ impl Core {
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
         let retries = self.work.values().map(|work| work.retry_at).filter(|at| *at > 0);
-        self.waits.next_deadline().into_iter().chain(retries).min()
+        let stalled = (!self.stalled.is_empty()).then_some(self.now + STALLED_MS);
+        self.waits.next_deadline().into_iter().chain(retries).chain(stalled).min()
     }
 
     /// What the fronts have found out.
@@ -170,11 +177,12 @@ impl Core {
             self.waits.housekeeping_at = self.now + EVERY_MS;
             self.store.expire_idempotency(self.now.saturating_sub(IDEMPOTENCY_KEPT_MS))?;
         }
+        self.resume_stalled()?;
         self.retry_due()
     }
 
     fn take_news(&mut self, account: u32, news: FromLink) -> Result<(), Broken> {
-        if !self.live.contains_key(&account) {
+        if !self.live.contains_key(&account) || self.stalled.contains(&account) {
             return Ok(());
         }
         match news {

@@ -39,8 +39,7 @@ impl Core {
             return Ok(());
         }
         if !self.store.has_room() {
-            tracing::error!("the disk is full: messages stay on the server until there is room");
-            return Ok(());
+            return self.stall(account);
         }
         self.take_expiry(account, id, deliver.expired_through)?;
         let mut news = None;

@@ -28,20 +28,44 @@ impl Core {
         let Some(row) = self.store.tables().accounts.get(&account) else { return Ok(()) };
         let identity = fastchat_e2ee::Identity::from_bytes(&row.identity).map_err(|_| StoreError::Damaged)?;
         let device = fastchat_e2ee::Device::from_bytes(&row.device).map_err(|_| StoreError::Damaged)?;
-        let (token, name, server, pin) = (row.token.clone(), row.name.clone(), row.server.clone(), row.pin);
-        let signer = fastchat_e2ee::Device::from_bytes(&row.device).map_err(|_| StoreError::Damaged)?;
-        let mut live = Live::new(identity, device);
-        let Some(token) = Token::from_bytes(&token) else {
-            live.state = AccountState::LoggedOut;
-            live.reason = "the server has ended this device's session".into();
-            self.live.insert(account, live);
+        self.live.insert(account, Live::new(identity, device));
+        self.start_link(account)
+    }
+
+    fn start_link(&mut self, account: u32) -> Result<(), Broken> {
+        let Some(row) = self.store.tables().accounts.get(&account) else { return Ok(()) };
+        let Some(token) = Token::from_bytes(&row.token) else {
+            self.set_state(account, AccountState::LoggedOut, "the server has ended this device's session");
             return Ok(());
         };
-        let signer = std::sync::Arc::new(move |message: &[u8]| signer.sign(&[], message).unwrap_or_default());
-        let settings = LinkSettings { account: name, server, pin, token, signer };
+        let device = fastchat_e2ee::Device::from_bytes(&row.device).map_err(|_| StoreError::Damaged)?;
+        let settings = LinkSettings {
+            account: row.name.clone(),
+            server: row.server.clone(),
+            pin: row.pin,
+            token,
+            signer: std::sync::Arc::new(move |message: &[u8]| device.sign(&[], message).unwrap_or_default()),
+        };
         self.actions.push(Action::StartLink(AccountKey(account), settings));
-        self.live.insert(account, live);
         Ok(())
+    }
+
+    /// The disk is full: what the server has stays there, unacknowledged, until there is room.
+    pub(super) fn stall(&mut self, account: u32) -> Result<(), Broken> {
+        tracing::error!("the disk is full: messages stay on the server until there is room");
+        self.stalled.insert(account);
+        self.actions.push(Action::StopLink(AccountKey(account)));
+        let error = ApiError::new(ErrorCode::StorageFull, "the disk is full: messages stay on the server");
+        self.link_down(account, &Down { error: error.hint("free some space"), retry_in: None })
+    }
+
+    /// Connects again what a full disk had stopped.
+    pub(super) fn resume_stalled(&mut self) -> Result<(), Broken> {
+        if self.stalled.is_empty() || !self.store.has_room() {
+            return Ok(());
+        }
+        let stalled = std::mem::take(&mut self.stalled);
+        stalled.into_iter().try_for_each(|account| self.start_link(account))
     }
 
     /// Sends a request; does nothing when no session is up.

@@ -459,11 +459,11 @@ impl World {
             let count = histories[1 - sender].iter().filter(|message| message.text == *text).count();
             assert!(count == 1 || (count == 0 && !confirmed), "seed {seed}: `{text}` shows {count} times");
         }
-        for sender in 0..2 {
-            let own = histories[0].iter().filter(|message| message.from == NAMES[sender]);
+        for sender in NAMES {
+            let own = histories[0].iter().filter(|message| message.from == sender);
             let numbers: Vec<usize> =
                 own.map(|message| message.text.rsplit(' ').next().unwrap().parse().unwrap()).collect();
-            assert!(numbers.is_sorted(), "seed {seed}: {} wrote in another order: {numbers:?}", NAMES[sender]);
+            assert!(numbers.is_sorted(), "seed {seed}: {sender} wrote in another order: {numbers:?}");
         }
     }
 }

@@ -91,6 +91,8 @@ pub(super) fn start(
         outlets,
         runtime,
         links: BTreeMap::new(),
+        owners: BTreeMap::new(),
+        next_link: 1,
         answers: BTreeMap::new(),
         next_call: 1,
     };
@@ -101,12 +103,23 @@ pub(super) fn start(
     Ok(jobs)
 }
 
+/// An account's link, as the thread holds it.
+struct Link {
+    number: AccountKey,
+    orders: mpsc::Sender<ToLink>,
+    settings: LinkSettings,
+}
+
 struct Thread {
     core: Core,
     jobs: mpsc::WeakSender<Job>,
     outlets: Outlets,
     runtime: Handle,
-    links: BTreeMap<AccountKey, (mpsc::Sender<ToLink>, LinkSettings)>,
+    links: BTreeMap<AccountKey, Link>,
+    /// Which account each link is of. A link goes by a number of its own, so that the last words of one that was replaced
+    /// are not taken for those of its successor.
+    owners: BTreeMap<AccountKey, AccountKey>,
+    next_link: u32,
     answers: BTreeMap<CallId, Answer>,
     next_call: u64,
 }
@@ -160,7 +173,11 @@ impl Thread {
                 let call = self.number(answer);
                 self.core.step(now_ms(), Input::Call(call, request))?;
             }
-            Job::Link(account, news) => self.core.step(now_ms(), Input::Link(account, news))?,
+            Job::Link(number, news) => {
+                if let Some(account) = self.owners.get(&number) {
+                    self.core.step(now_ms(), Input::Link(*account, news))?;
+                }
+            }
             Job::SignedIn(signed, answer) => {
                 let call = self.number(answer);
                 self.core.step(now_ms(), Input::SignedIn(call, signed))?;
@@ -190,7 +207,7 @@ impl Thread {
                     }
                 }
                 Action::StartLink(account, settings) => self.start_link(account, settings),
-                Action::StopLink(account) => drop(self.links.remove(&account)),
+                Action::StopLink(account) => self.stop_link(account),
                 Action::Link(account, order) => self.tell_link(account, order),
                 // Without subscribers there is nobody to tell.
                 Action::Announce(event) => drop(self.outlets.events.send(event)),
@@ -206,19 +223,29 @@ impl Thread {
     }
 
     fn start_link(&mut self, account: AccountKey, settings: LinkSettings) {
+        self.stop_link(account);
         let Some(jobs) = self.jobs.upgrade() else { return };
-        let (commands, orders) = mpsc::channel(FRAMES);
+        let (orders, ordered) = mpsc::channel(FRAMES);
+        let number = AccountKey(self.next_link);
+        self.next_link += 1;
         let _entered = self.runtime.enter();
-        drop(link::spawn(account, settings.clone(), orders, jobs));
-        self.links.insert(account, (commands, settings));
+        drop(link::spawn(number, settings.clone(), ordered, jobs));
+        self.owners.insert(number, account);
+        self.links.insert(account, Link { number, orders, settings });
+    }
+
+    fn stop_link(&mut self, account: AccountKey) {
+        if let Some(link) = self.links.remove(&account) {
+            self.owners.remove(&link.number);
+        }
     }
 
     fn tell_link(&mut self, account: AccountKey, order: ToLink) {
-        let Some((commands, settings)) = self.links.get(&account) else { return };
-        if let Err(mpsc::error::TrySendError::Full(_)) = commands.try_send(order) {
+        let Some(link) = self.links.get(&account) else { return };
+        if let Err(mpsc::error::TrySendError::Full(_)) = link.orders.try_send(order) {
             // The server takes nothing any more. A new connection begins from what is durable.
             tracing::warn!("the connection is stuck; a new one takes its place");
-            let settings = settings.clone();
+            let settings = link.settings.clone();
             self.start_link(account, settings);
         }
     }

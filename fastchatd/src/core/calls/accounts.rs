@@ -146,6 +146,7 @@ impl Core {
         self.commit(Write::default(), account, vec![EventKind::AccountChanged {}])?;
         self.store.forget_account(account)?;
         self.live.remove(&account);
+        self.stalled.remove(&account);
         self.work.retain(|key, _| key.0 != account);
         self.answer(call, Ok(Empty {}));
         Ok(())
