@@ -8,16 +8,20 @@
 
 mod ctl;
 mod daemon;
+mod false_server;
 mod person;
 mod private_bus;
 mod process;
 mod programs;
 mod server;
+mod tls;
 
 pub use ctl::{Ctl, Ended};
 pub use daemon::Daemon;
+pub use false_server::{FalseServer, Twist};
 pub use person::{PASSWORD, Person};
 pub use private_bus::PrivateBus;
 pub use process::{PATIENCE, Running, within};
 pub use programs::program;
 pub use server::Server;
+pub use tls::{anybody, self_signed};

@@ -238,10 +238,12 @@ impl Person {
     /// # Errors
     /// It takes too long.
     pub async fn hears(&mut self, chat: &str, text: &str) -> Result<()> {
-        self.until(&format!("`{text}` comes"), async |person| {
-            Ok(person.heard(chat).await?.iter().any(|heard| heard == text).then_some(()))
-        })
-        .await
+        let heard =
+            async |person: &mut Self| Ok(person.heard(chat).await?.iter().any(|heard| heard == text).then_some(()));
+        match self.until(&format!("`{text}` comes"), heard).await {
+            Err(error) => Err(error.context(format!("instead there is {:#?}", self.history(chat).await?))),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Waits until a message of ours is in a state.

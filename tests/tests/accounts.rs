@@ -165,6 +165,7 @@ async fn messages_of_a_changed_identity_wait_until_it_is_trusted() -> Result<()>
     second.call::<method::Login>(&fresh).await?;
     second.online().await?;
     let sent = second.send_and_wait("bob", "it is me, honestly", Wait::Sent).await?;
+    assert_eq!(sent.state, MessageState::Sent, "{sent:?}");
     bob.until("the change is seen", async |bob| Ok(bob.contact("alice").await?.key_changed.then_some(()))).await?;
     assert_eq!(bob.heard("alice").await?, ["hello"]);
     // Nor does a restart let it through.
@@ -295,7 +296,7 @@ async fn a_server_whose_certificate_changed_gets_nothing() -> Result<()> {
     server.restart().await?;
     assert_ne!(server.pin(), pin);
     let account = alice.in_state(AccountState::Untrusted).await?;
-    assert!(account.reason.contains("changed"), "{}", account.reason);
+    assert!(account.reason.contains("HAS CHANGED") && account.reason.contains("--pin"), "{}", account.reason);
     let sent = alice.send("bob", "not to be seen").await?;
     assert_eq!(sent.state, MessageState::Queued);
     let trusted = SignIn { pin: pin.clone(), accept_new: false, ..Person::sign_in(&server.account("alice")) };

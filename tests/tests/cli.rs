@@ -80,6 +80,7 @@ async fn what_others_write_never_reaches_a_terminal_unescaped() -> Result<()> {
     let hostile = "before\u{1b}[2J\u{1b}]0;title\u{7}\u{202e}after\r\nerror: fake";
     alice.deliver("bob", hostile).await?;
     bob.daemon.ctl().ok(&["contact", "accept", "alice"]).await?;
+    alice.deliver("bob", hostile).await?;
     let ctl = bob.daemon.ctl();
     for command in [
         &["history", "alice"][..],
