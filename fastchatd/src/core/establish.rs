@@ -341,7 +341,8 @@ impl Core {
                 });
             }
         }
-        for (number, mut message) in self.store.outbox(account, chat, usize::MAX)? {
+        for record in self.store.outbox(account, chat) {
+            let (number, mut message) = record?;
             write.outbox(account, chat, number, None)?;
             if message.sealed.as_ref().is_some_and(|sealed| sealed.conversation == old) {
                 message.sealed = None;

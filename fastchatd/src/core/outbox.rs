@@ -65,17 +65,20 @@ impl Core {
         let limits = self.live.get(&account).and_then(|live| live.limits).unwrap_or_default();
         let most = BATCH.min(limits.submit_entries.max(1) as usize);
         let mut bytes = 0;
-        let queued = self.store.outbox(account, chat, usize::MAX)?.into_iter();
         let accepted = self.work.get(&(account, chat)).map(|work| &work.accepted);
-        let queued = queued.filter(|(number, row)| {
-            row.state == MessageState::Queued && !accepted.is_some_and(|accepted| accepted.contains(number))
-        });
-        let fits = queued.take(most).take_while(|(_, row)| {
-            let first = bytes == 0;
+        let mut batch = Vec::new();
+        for record in self.store.outbox(account, chat) {
+            let (number, row) = record?;
+            if row.state != MessageState::Queued || accepted.is_some_and(|accepted| accepted.contains(&number)) {
+                continue;
+            }
             bytes += row.sealed.as_ref().map_or(row.text.len() + 1024, |sealed| sealed.payload.len() + 64);
-            first || bytes <= BATCH_BYTES
-        });
-        Ok(fits.collect())
+            if batch.len() >= most || (!batch.is_empty() && bytes > BATCH_BYTES) {
+                break;
+            }
+            batch.push((number, row));
+        }
+        Ok(batch)
     }
 
     fn submit(&mut self, account: u32, chat: u32, conversation: ConversationId) -> Result<(), Broken> {
@@ -145,11 +148,16 @@ impl Core {
 
     /// The server has the batch. Its messages move to the history when they come back in the log.
     pub(super) fn submitted(&mut self, account: u32, chat: u32, messages: &[(u64, MessageId)]) -> Result<(), Broken> {
-        let waiting: Vec<u64> = self.store.outbox(account, chat, usize::MAX)?.into_iter().map(|(n, _)| n).collect();
+        let mut waiting = Vec::new();
+        for (number, _) in messages {
+            if self.store.is_waiting(account, chat, *number)? {
+                waiting.push(*number);
+            }
+        }
         let work = self.work(account, chat);
         work.submitting = false;
         work.pauses = 0;
-        work.accepted = messages.iter().map(|(number, _)| *number).filter(|n| waiting.contains(n)).collect();
+        work.accepted.extend(waiting);
         self.pump(account, chat)
     }
 
@@ -196,7 +204,8 @@ impl Core {
         let mut events = Vec::new();
         let mut unsealed = 0;
         let title = self.chat_id(account, chat);
-        for (number, mut row) in self.store.outbox(account, chat, usize::MAX)? {
+        for record in self.store.outbox(account, chat) {
+            let (number, mut row) = record?;
             if messages.contains(&(number, row.id)) {
                 unsealed += u64::from(row.sealed.take().is_some());
                 fail(&mut row, why);
@@ -226,7 +235,8 @@ impl Core {
         name: &str,
     ) -> Result<(), Broken> {
         let title = self.chat_id(account, chat);
-        for (number, mut row) in self.store.outbox(account, chat, usize::MAX)? {
+        for record in self.store.outbox(account, chat) {
+            let (number, mut row) = record?;
             if row.state == MessageState::Queued {
                 row.state = MessageState::Held;
                 row.error = held_reason(name);
@@ -245,7 +255,8 @@ impl Core {
         chat: u32,
     ) -> Result<(), Broken> {
         let title = self.chat_id(account, chat);
-        for (number, mut row) in self.store.outbox(account, chat, usize::MAX)? {
+        for record in self.store.outbox(account, chat) {
+            let (number, mut row) = record?;
             if row.state == MessageState::Held {
                 row.state = MessageState::Queued;
                 row.error.clear();
@@ -266,7 +277,8 @@ impl Core {
         let mut write = Write::default();
         let mut events = Vec::new();
         let title = self.chat_id(account, chat);
-        for (number, mut row) in self.store.outbox(account, chat, usize::MAX)? {
+        for record in self.store.outbox(account, chat) {
+            let (number, mut row) = record?;
             if row.state == from {
                 change(&mut row);
                 write.outbox(account, chat, number, Some(&row))?;

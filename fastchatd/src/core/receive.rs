@@ -12,7 +12,7 @@ use crate::{
     api::{Alert, Notice},
     store::{
         StoreError, Write,
-        rows::{ChatRow, ContactRow, ConversationRow, MessageRow},
+        rows::{ChatRow, ContactRow, ConversationRow, MessageRow, OutboxRow},
     },
 };
 
@@ -107,11 +107,11 @@ impl Core {
     /// A message of ours has come to stand in the log.
     fn take_own(&mut self, step: &mut Step, entry: &v1::Entry, id: MessageId) -> Result<(), Broken> {
         let (account, chat) = (step.account, step.conversation.chat);
-        let outbox = self.store.outbox(account, chat, usize::MAX)?;
-        let ours = |row: &crate::store::rows::OutboxRow| {
-            row.id == id && row.sealed.as_ref().is_some_and(|sealed| sealed.conversation == step.id)
-        };
-        let Some((number, row)) = outbox.into_iter().find(|(_, row)| ours(row)) else {
+        let ours =
+            |row: &OutboxRow| row.id == id && row.sealed.as_ref().is_some_and(|sealed| sealed.conversation == step.id);
+        // The log keeps our order: what comes back is at the front.
+        let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| ours(row)));
+        let Some((number, row)) = found.transpose()? else {
             if self.store.position_of(account, chat, id)?.is_none() {
                 step.unreadable(self.now, id, "the server shows an entry as ours that this device did not send")?;
             }

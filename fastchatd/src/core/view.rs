@@ -192,7 +192,7 @@ impl Core {
             return Err(crate::store::StoreError::Damaged);
         };
         let request = contact.state == ContactState::Request;
-        let newest = self.store.outbox(account, number, usize::MAX)?.pop();
+        let newest = self.store.outbox(account, number).next_back().transpose()?;
         let last = match newest {
             Some((index, waiting)) => Some(self.view_waiting(&row, index, &waiting)),
             None => {
@@ -283,8 +283,9 @@ impl Core {
 
     /// Where a message that was sent stands.
     pub(super) fn sent(&self, account: u32, to: &str, chat: u32, id: MessageId) -> Result<Sent, Broken> {
-        let waiting = self.store.outbox(account, chat, usize::MAX)?.into_iter().find(|(_, row)| row.id == id);
-        let (state, error) = match waiting {
+        let mut newest_first = self.store.outbox(account, chat).rev();
+        let waiting = newest_first.find(|record| record.as_ref().map_or(true, |(_, row)| row.id == id));
+        let (state, error) = match waiting.transpose()? {
             Some((_, row)) => (row.state, self.outbox_error(account, chat, &row)),
             None => match self.store.position_of(account, chat, id)? {
                 Some(position) => {

@@ -44,13 +44,22 @@ impl Store {
         self.tree.range(low..high).rev().take(limit).map(|record| self.numbered(record)).collect()
     }
 
-    /// All messages of a chat that are on their way out, oldest first.
+    /// The messages of a chat that are on their way out, oldest first; read one by one.
+    pub fn outbox(
+        &self,
+        account: u32,
+        chat: u32,
+    ) -> impl DoubleEndedIterator<Item = Result<(u64, OutboxRow), StoreError>> + '_ {
+        let prefix = Place::account(place::OUTBOX, account).u32(chat);
+        self.tree.scan_prefix(prefix).map(|record| self.numbered(record))
+    }
+
+    /// Whether a message of a chat, by its number, is on its way out.
     ///
     /// # Errors
-    /// A damaged record or the disk.
-    pub fn outbox(&self, account: u32, chat: u32, limit: usize) -> Result<Vec<(u64, OutboxRow)>, StoreError> {
-        let prefix = Place::account(place::OUTBOX, account).u32(chat);
-        self.tree.scan_prefix(prefix).take(limit).map(|record| self.numbered(record)).collect()
+    /// The disk.
+    pub fn is_waiting(&self, account: u32, chat: u32, number: u64) -> Result<bool, StoreError> {
+        Ok(self.tree.contains_key(Place::account(place::OUTBOX, account).u32(chat).u64(number))?)
     }
 
     /// Whether a chat has anything on its way out.

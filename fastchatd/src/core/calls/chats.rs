@@ -51,9 +51,10 @@ impl Core {
         let limit = if params.limit == 0 { DEFAULT_HISTORY } else { params.limit.min(LONGEST_HISTORY) } as usize;
         let mut newest_first = Vec::new();
         if params.before == 0 {
-            let mut waiting = self.store.outbox(account, number, usize::MAX)?;
-            waiting.reverse();
-            newest_first.extend(waiting.iter().map(|(index, row)| self.view_waiting(&chat, *index, row)));
+            for record in self.store.outbox(account, number).rev().take(limit + 1) {
+                let (index, row) = record?;
+                newest_first.push(self.view_waiting(&chat, index, &row));
+            }
         }
         let before = if params.before == 0 { u64::MAX } else { params.before };
         for (position, row) in self.store.history(account, number, before, limit + 1)? {

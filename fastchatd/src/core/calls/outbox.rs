@@ -18,7 +18,8 @@ impl Core {
         let account = checked!(self.account_number(&params.account));
         let mut messages = Vec::new();
         for (chat, row) in self.chats_of(account) {
-            for (number, waiting) in self.store.outbox(account, chat, LISTED)? {
+            for record in self.store.outbox(account, chat).take(LISTED) {
+                let (number, waiting) = record?;
                 messages.push(self.view_waiting(row, number, &waiting));
             }
         }
@@ -82,7 +83,8 @@ impl Core {
         };
         let mut chosen = Vec::new();
         for (chat, _) in self.chats_of(account) {
-            for (number, row) in self.store.outbox(account, chat, usize::MAX)? {
+            for record in self.store.outbox(account, chat) {
+                let (number, row) = record?;
                 if wanted.is_none_or(|id| row.id == id) {
                     chosen.push((chat, number, row));
                 }
