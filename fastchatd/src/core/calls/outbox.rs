@@ -5,9 +5,12 @@
 use fastchat_ipc::{ApiError, Changed, ErrorCode, MessageState, OfAccount, OfMessage, Outbox};
 use fastchat_wire::MessageId;
 
-use crate::store::{Write, rows::OutboxRow};
+use crate::{
+    link::{AccountKey, ToLink},
+    store::{Write, rows::OutboxRow},
+};
 
-use super::super::{Broken, Core, outbox::state_event};
+use super::super::{Action, Broken, Core, outbox::state_event};
 use super::{Outcome, checked};
 
 /// Messages in one answer at most.
@@ -47,6 +50,8 @@ impl Core {
             (work.retry_at, work.attempts) = (0, 0);
             self.pump(account, chat)?;
         }
+        // Nor does it wait for the end of a back-off: somebody wants it now.
+        self.actions.push(Action::Link(AccountKey(account), ToLink::Reconnect));
         Ok(Ok(Changed { changed }))
     }
 
