@@ -40,6 +40,8 @@ pub struct Running {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Whether the test ended it itself: its successor's log goes on after its own.
+    is_over: bool,
 }
 
 impl Running {
@@ -87,7 +89,7 @@ impl Running {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self { name: name.to_owned(), child, log, is_over: false })
     }
 
     /// Its process id; 0 when it has ended.
@@ -107,6 +109,7 @@ impl Running {
     /// # Errors
     /// It cannot be collected.
     pub async fn kill(&mut self) -> Result<()> {
+        self.is_over = true;
         within(&format!("{} is killed", self.name), async { Ok(self.child.kill().await?) }).await
     }
 
@@ -116,7 +119,9 @@ impl Running {
     /// It does not end in time.
     pub async fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
-        self.ended().await
+        let status = self.ended().await?;
+        self.is_over = status.success();
+        Ok(status)
     }
 
     /// Sends a signal; does nothing when it has ended.
@@ -141,6 +146,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         eprintln!("--- the end of the log of {} ---", self.name);

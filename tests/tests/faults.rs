@@ -75,15 +75,29 @@ async fn killing_anything_fifty_times_under_traffic_loses_repeats_and_reorders_n
         let (from_alice, from_bob) = tokio::join!(burst(&mut alice, "bob", round), burst(&mut bob, "alice", round));
         said.entry("alice").or_default().extend(from_alice?);
         said.entry("bob").or_default().extend(from_bob?);
-        // What was accepted a moment ago is on its way at any stage now.
+        // At any stage of its way: kills come between any two of the events that tell of it.
+        let stage = random.random_range(0..3 * BURST);
+        let (one, other) = if random.random() { (&mut alice, "bob") } else { (&mut bob, "alice") };
+        let reached = async |person: &mut Person| {
+            let mine = person.history(other).await?.into_iter().rev().filter(|message| message.mine).take(BURST);
+            let ways = mine.map(|message| match message.state {
+                MessageState::Delivered => 2,
+                MessageState::Sent => 1,
+                _ => 0,
+            });
+            Ok((ways.sum::<usize>() >= stage.min(2 * BURST)).then_some(()))
+        };
+        one.until("the messages are on their way", reached).await?;
         match random.random_range(0..3) {
             0 => alice.daemon.kill().await?,
             1 => bob.daemon.kill().await?,
             _ => server.kill().await?,
         }
-        server.restart().await?;
-        alice.daemon.start().await?;
-        bob.daemon.start().await?;
+        tokio::try_join!(server.restart(), alice.daemon.start(), bob.daemon.start())?;
+        for person in [&mut alice, &mut bob] {
+            // Not after a back-off that grows with each kill.
+            person.call::<method::RetryOutbox>(&OfMessage::default()).await?;
+        }
     }
     for person in [&mut alice, &mut bob] {
         person.online().await?;
