@@ -8,6 +8,7 @@
 //!
 //! **Invariant**: memory never shows a change that its batch has not made; nothing outside is told of a change before `sync`.
 
+mod parts;
 mod place;
 mod read;
 pub mod rows;

@@ -21,6 +21,8 @@ pub(super) const IDEMPOTENCY: u8 = 0x18;
 pub(super) const CREATION: u8 = 0x19;
 pub(super) const EVENT: u8 = 0x20;
 pub(super) const STATE: u8 = 0x30;
+/// The rest of a value that is too long for one record, behind the key of its first part.
+pub(super) const PART: u8 = 0x40;
 
 /// A key under construction: what it holds, then numbers in order.
 #[derive(Clone)]
@@ -59,6 +61,12 @@ impl Place {
 
     pub(super) fn name(mut self, blinded: [u8; 16]) -> Self {
         self.0.extend_from_slice(&blinded);
+        self
+    }
+
+    /// Of another record's key.
+    pub(super) fn key(mut self, key: &[u8]) -> Self {
+        self.0.extend_from_slice(key);
         self
     }
 

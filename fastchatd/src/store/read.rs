@@ -152,13 +152,13 @@ impl Store {
 
     pub(super) fn get<T: DeserializeOwned>(&self, place: &Place) -> Result<Option<T>, StoreError> {
         let Some(sealed) = self.tree.get(place)? else { return Ok(None) };
-        decode(&self.sealer.open(place.as_ref(), &sealed)?).map(Some)
+        decode(&self.open_record(place.as_ref(), &sealed)?).map(Some)
     }
 
     fn rows_of<T: DeserializeOwned>(&self, kind: u8) -> impl Iterator<Item = Result<(sled::IVec, T), StoreError>> + '_ {
         self.tree.scan_prefix([kind]).map(|record| {
             let (key, sealed) = record?;
-            let row = decode(&self.sealer.open(&key, &sealed)?)?;
+            let row = decode(&self.open_record(&key, &sealed)?)?;
             Ok((key, row))
         })
     }
@@ -169,7 +169,7 @@ impl Store {
     ) -> Result<(u64, T), StoreError> {
         let (key, sealed) = record?;
         let number = place::last_u64(&key).ok_or(StoreError::Damaged)?;
-        Ok((number, decode(&self.sealer.open(&key, &sealed)?)?))
+        Ok((number, decode(&self.open_record(&key, &sealed)?)?))
     }
 }
 

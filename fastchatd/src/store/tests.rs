@@ -51,6 +51,34 @@ fn what_was_committed_is_there_after_opening_again() {
 }
 
 #[test]
+fn a_long_value_is_kept_in_parts_and_leaves_none_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = open(directory.path());
+    let parts = |store: &Store| store.tree.scan_prefix([place::PART]).count();
+    for length in [100_000, 16_000, 60_000, 16_320, 16_321, 16_384, 64 * 1024, 10] {
+        let row = message(&"x".repeat(length));
+        let mut write = Write::default();
+        // The same place twice in one batch: the later counts.
+        write.message(1, 2, 3, &message(&"y".repeat(90_000))).unwrap();
+        write.message(1, 2, 3, &row).unwrap();
+        store.commit(write).unwrap();
+        assert_eq!(store.message(1, 2, 3).unwrap(), Some(row.clone()), "{length}");
+        assert_eq!(store.history(1, 2, u64::MAX, 1).unwrap(), [(3, row)]);
+        assert!(store.tree.iter().values().all(|value| value.unwrap().len() <= 16 * 1024));
+    }
+    assert_eq!(parts(&store), 0);
+    let mut write = Write::default();
+    let row = message(&"x".repeat(100_000));
+    write.message(1, 2, 3, &row).unwrap();
+    store.commit(write).unwrap();
+    assert!(parts(&store) > 0);
+    let mut write = Write::default();
+    write.remove_message(1, 2, 3, row.id);
+    store.commit(write).unwrap();
+    assert_eq!(parts(&store), 0);
+}
+
+#[test]
 fn another_root_key_does_not_open_the_store() {
     let directory = tempfile::tempdir().unwrap();
     drop(open(directory.path()));

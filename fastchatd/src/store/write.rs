@@ -205,25 +205,12 @@ impl Store {
         let mut records = Vec::new();
         for record in self.tree.scan_prefix([place::IDEMPOTENCY]) {
             let (key, sealed) = record?;
-            let row: IdempotencyRow = super::decode(&self.sealer.open(&key, &sealed)?)?;
+            let row: IdempotencyRow = super::decode(&self.open_record(&key, &sealed)?)?;
             if row.at_ms < before_ms {
                 records.push((key.to_vec(), None));
             }
         }
         if records.is_empty() { Ok(()) } else { self.apply(&records) }
-    }
-
-    fn apply(&mut self, records: &[Record]) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        for (key, value) in records {
-            match value {
-                Some(value) => batch.insert(key.as_slice(), self.sealer.seal(key, value)?),
-                None => batch.remove(key.as_slice()),
-            }
-        }
-        self.tree.apply_batch(batch)?;
-        self.dirty = true;
-        Ok(())
     }
 }
 
