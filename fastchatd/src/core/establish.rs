@@ -21,11 +21,11 @@ use crate::{
 use super::{
     Broken, Core,
     live::{Asked, HeldJoining},
-    receive::Step,
+    receive::{LAST_SEQ, Step},
     session::who_error,
 };
 
-/// Attempts to make a chat's conversation on one connection.
+/// Attempts to make a chat's conversation before a pause.
 const ATTEMPTS: u32 = 5;
 /// Pauses before the next try: doubled from the first to the longest.
 const FIRST_PAUSE_MS: u64 = 1_000;
@@ -35,12 +35,14 @@ impl Core {
     /// Begins to make a chat's conversation, or goes on with it.
     pub(super) fn establish(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
         let Some(name) = self.contact_of_chat(account, chat).map(|row| row.name.clone()) else { return Ok(()) };
+        let later = self.now + LONGEST_PAUSE_MS;
         let work = self.work(account, chat);
         if work.establishing {
             return Ok(());
         }
         if work.attempts >= ATTEMPTS {
-            tracing::warn!("a conversation could not be made in {ATTEMPTS} attempts; the next connection tries again");
+            tracing::warn!("a conversation could not be made in {ATTEMPTS} attempts; a minute's pause");
+            (work.attempts, work.retry_at) = (0, later);
             return Ok(());
         }
         work.attempts += 1;
@@ -59,7 +61,7 @@ impl Core {
     /// Key packages have come: the conversation is made with them.
     pub(super) fn claimed(&mut self, account: u32, chat: u32, packages: &v1::KeyPackages) -> Result<(), Broken> {
         self.work(account, chat).establishing = false;
-        let Some((mut contact, mut row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
+        let Some((mut contact, row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
         if row.conversation.is_some() {
             return self.pump(account, chat);
         }
@@ -93,8 +95,6 @@ impl Core {
         write.state(account, changes);
         write.creation(account, chat, Some(&frame.encode_to_vec()))?;
         write.contact(account, row.contact, Some(contact));
-        row.replaces = None;
-        write.chat(account, chat, Some(row));
         // From the moment the server has it, its entries may come before its answer does.
         write.conversation(account, conversation, Some(ConversationRow::begun(chat, 0)));
         self.commit(write, account, Vec::new())?;
@@ -157,22 +157,39 @@ impl Core {
         let mut write = Write::default();
         write.creation(account, chat, None)?;
         let ours = direct.created || direct.conversation == conversation.to_wire();
-        if ours {
-            let old = row.conversation.replace(conversation);
-            row.replaces = None;
-            self.close(&mut write, account, chat, old, &mut row)?;
-        } else {
+        let mut go_on = true;
+        if !ours {
             self.forget(&mut write, account, conversation);
             let Ok(other) = ConversationId::from_wire(&direct.conversation) else { return Ok(()) };
-            if !direct.member {
+            // One that we cannot use is replaced; any other one's Joining is on its way or here already.
+            go_on = !direct.member || self.is_closed(account, other);
+            if go_on {
                 row.replaces = Some(other);
             }
+        } else if row.conversation.is_some_and(|newer| newer != conversation) {
+            self.end(&mut write, account, conversation);
+        } else if self.is_closed(account, conversation) {
+            // Its end has come before this answer.
+            row.replaces = Some(conversation);
+        } else {
+            row.conversation = Some(conversation);
+            row.replaces = None;
         }
         let events = vec![EventKind::ChatChanged { chat: row.id.clone() }];
         write.chat(account, chat, Some(row));
         self.commit(write, account, events)?;
-        // As a member of another one, we wait for its Joining, which is on its way or here already.
-        if ours || !direct.member { self.pump(account, chat) } else { Ok(()) }
+        if go_on { self.pump(account, chat) } else { Ok(()) }
+    }
+
+    fn is_closed(&self, account: u32, id: ConversationId) -> bool {
+        self.store.tables().conversations.get(&(account, id)).is_some_and(|row| row.closed)
+    }
+
+    /// Nothing of ours went into a conversation, and nothing will; what others wrote into it can still be read.
+    fn end(&self, write: &mut Write, account: u32, id: ConversationId) {
+        if let Some(row) = self.store.tables().conversations.get(&(account, id)).cloned() {
+            write.conversation(account, id, Some(ConversationRow { closed: true, ..row }));
+        }
     }
 
     pub(super) fn create_failed(
@@ -187,19 +204,28 @@ impl Core {
             self.retry_later(account, chat, failure);
             return Ok(());
         }
+        let Some((contact, mut row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
         let mut write = Write::default();
-        write.creation(account, chat, None)?;
-        self.forget(&mut write, account, conversation);
+        match failure.code() {
+            // A try whose answer was lost may have made it: it is asked for again when somebody wants it.
+            Code::Refused | Code::NotFound => {}
+            // It was made, and has ended since.
+            Code::Conflict => {
+                write.creation(account, chat, None)?;
+                self.end(&mut write, account, conversation);
+                row.replaces = Some(conversation);
+                write.chat(account, chat, Some(row));
+            }
+            _ => {
+                write.creation(account, chat, None)?;
+                self.forget(&mut write, account, conversation);
+            }
+        }
         self.commit(write, account, Vec::new())?;
         match failure.code() {
-            // The peer's devices are others by now: begin anew.
+            // The peer's devices are others by now, or the conversation has ended: begin anew.
             Code::Invalid | Code::Conflict | Code::NoKeyPackages => self.establish(account, chat),
-            _ => {
-                let Some(name) = self.contact_of_chat(account, chat).map(|row| row.name.clone()) else {
-                    return Ok(());
-                };
-                self.fail_outbox(account, chat, &who_error(&name, failure).message)
-            }
+            _ => self.fail_outbox(account, chat, &who_error(&contact.name, failure).message),
         }
     }
 
@@ -219,10 +245,16 @@ impl Core {
             tracing::warn!("the server sent a Welcome without a creator");
             return Ok(());
         };
+        if joining.start_seq > LAST_SEQ
+            || self.store.tables().accounts.get(&account).is_none_or(|row| row.name == creator)
+        {
+            tracing::warn!("the server sent a Welcome that cannot be: of ourselves, or beyond the end of a log");
+            return Ok(());
+        }
         let (number, contact) = self.contact_for(account, &creator, ContactState::Request);
         if contact.identity.as_deref().is_some_and(|known| known != identity.to_der()) {
             if let Some(live) = self.live.get_mut(&account) {
-                live.held.insert(creator, HeldJoining { joining, delivers: Vec::new() });
+                live.hold(creator, joining);
             }
             return self.identity_changed(account, number, identity.to_der());
         }
@@ -294,8 +326,9 @@ impl Core {
 
     pub(super) fn take_closed(&mut self, account: u32, closed: &v1::Closed) -> Result<(), Broken> {
         let Ok(id) = ConversationId::from_wire(&closed.conversation) else { return Ok(()) };
-        let Some(row) = self.store.tables().conversations.get(&(account, id)) else { return Ok(()) };
-        let chat = row.chat;
+        // The server says it on every connection.
+        let open = self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed);
+        let Some(chat) = open.map(|row| row.chat) else { return Ok(()) };
         self.leave(account, chat, id)?;
         self.pump(account, chat)
     }
@@ -326,6 +359,9 @@ impl Core {
     ) -> Result<(), Broken> {
         let Some(old) = old else { return Ok(()) };
         let Some(mut row) = self.store.tables().conversations.get(&(account, old)).cloned() else { return Ok(()) };
+        if row.closed {
+            return Ok(());
+        }
         let mut waiting = Vec::new();
         for (seq, position) in self.store.undelivered(account, old, u64::MAX)? {
             write.undelivered(account, old, seq, None)?;
@@ -393,7 +429,7 @@ impl Core {
         let Some(mut contact) = self.store.tables().contacts.get(&(account, number)).cloned() else { return Ok(()) };
         let Some(key) = contact.changed_identity.take() else { return Ok(()) };
         let name = contact.name.clone();
-        contact.identity = Some(key);
+        contact.identity = Some(key.clone());
         contact.verified = false;
         let chat = contact.chat;
         let mut write = Write::default();
@@ -407,13 +443,19 @@ impl Core {
         if let (Some(chat), Some(old)) = (chat, old) {
             self.leave(account, chat, old)?;
         }
-        match self.live.get_mut(&account).and_then(|live| live.held.remove(&name)) {
-            Some(HeldJoining { joining, delivers }) => {
+        let held = self.live.get_mut(&account).and_then(|live| live.held.remove(&name)).unwrap_or_default();
+        for HeldJoining { joining, delivers } in held {
+            if joining.creator_identity_key.as_ref() == key {
                 self.take_joining(account, joining)?;
-                delivers.into_iter().try_for_each(|deliver| self.take_deliver(account, deliver))
+                delivers.into_iter().try_for_each(|deliver| self.take_deliver(account, deliver))?;
+            } else {
+                // Made under an identity that another one has followed: it would come, and alarm, again and again.
+                tracing::warn!("a conversation of an identity that was never trusted is given up");
+                let (conversation, seq) = (joining.conversation, joining.start_seq);
+                self.tell(account, Ask::Ack(v1::Ack { conversation, seq }));
             }
-            None => chat.map_or(Ok(()), |chat| self.pump(account, chat)),
         }
+        chat.map_or(Ok(()), |chat| self.pump(account, chat))
     }
 
     /// Comes back to a chat later: when the server advises, else after pauses that double.

@@ -10,6 +10,11 @@ use fastchat_wire::{AccountName, ConversationId, MessageId, v1};
 
 use super::CallId;
 
+/// Welcomes of one person that are held at most; the server sends the others again.
+const HELD: usize = 8;
+/// Bytes that are held of one conversation at most: more than any server's window.
+const HELD_BYTES: usize = 16 << 20;
+
 /// An account at work.
 pub(super) struct Live {
     pub(super) identity: Identity,
@@ -28,7 +33,7 @@ pub(super) struct Live {
     /// Identity keys that the server named for accounts we asked about on this connection.
     pub(super) directory: BTreeMap<AccountName, Vec<u8>>,
     /// Welcomes of people whose identity changed, until somebody trusts them. The server sends them again.
-    pub(super) held: BTreeMap<AccountName, HeldJoining>,
+    pub(super) held: BTreeMap<AccountName, Vec<HeldJoining>>,
     /// Who is connected, since when.
     pub(super) presence: BTreeMap<AccountName, (bool, u64)>,
     /// Key packages are on their way to the server.
@@ -98,6 +103,28 @@ impl Live {
             presence: BTreeMap::new(),
             publishing: false,
             packages_left: 0,
+        }
+    }
+
+    /// Keeps a Welcome until its creator's identity is trusted; in the order in which they came.
+    pub(super) fn hold(&mut self, creator: AccountName, joining: v1::Joining) {
+        let held = self.held.entry(creator).or_default();
+        held.retain(|known| known.joining.conversation != joining.conversation);
+        if held.len() < HELD {
+            held.push(HeldJoining { joining, delivers: Vec::new() });
+        }
+    }
+
+    /// Keeps what comes through such a conversation. The server sends no more than its window without our Ack.
+    pub(super) fn hold_deliver(&mut self, deliver: v1::Deliver) {
+        let Some(held) =
+            self.held.values_mut().flatten().find(|held| held.joining.conversation == deliver.conversation)
+        else {
+            return;
+        };
+        let size = |deliver: &v1::Deliver| deliver.entries.iter().map(|entry| entry.payload.len() + 256).sum::<usize>();
+        if held.delivers.iter().map(size).sum::<usize>() + size(&deliver) <= HELD_BYTES {
+            held.delivers.push(deliver);
         }
     }
 

@@ -18,6 +18,9 @@ use crate::{
 
 use super::{Action, Broken, Core};
 
+/// No log is longer; counting on from here cannot overflow.
+pub(super) const LAST_SEQ: u64 = i64::MAX.unsigned_abs();
+
 /// The records that one entry changes.
 pub(super) struct Step {
     pub(super) account: u32,
@@ -34,8 +37,14 @@ pub(super) struct Step {
 impl Core {
     pub(super) fn take_deliver(&mut self, account: u32, deliver: v1::Deliver) -> Result<(), Broken> {
         let Ok(id) = ConversationId::from_wire(&deliver.conversation) else { return Ok(()) };
+        if deliver.expired_through > LAST_SEQ || deliver.entries.iter().any(|entry| entry.seq > LAST_SEQ) {
+            tracing::warn!("the server delivered something from beyond the end of a log");
+            return Ok(());
+        }
         if !self.store.tables().conversations.contains_key(&(account, id)) {
-            self.hold(account, deliver);
+            if let Some(live) = self.live.get_mut(&account) {
+                live.hold_deliver(deliver);
+            }
             return Ok(());
         }
         if !self.store.has_room() {
@@ -53,16 +62,6 @@ impl Core {
         }
         self.acknowledge(account, id);
         Ok(())
-    }
-
-    /// Keeps what comes through a conversation whose maker's new identity is not trusted yet.
-    fn hold(&mut self, account: u32, deliver: v1::Deliver) {
-        const MOST: usize = 1024;
-        let Some(live) = self.live.get_mut(&account) else { return };
-        let held = live.held.values_mut().find(|held| held.joining.conversation == deliver.conversation);
-        if let Some(held) = held.filter(|held| held.delivers.len() < MOST) {
-            held.delivers.push(deliver);
-        }
     }
 
     pub(super) fn acknowledge(&mut self, account: u32, id: ConversationId) {
