@@ -46,7 +46,7 @@ struct Stored<'a>(u8, &'a str, [u8; 16], &'a SignatureKeyPair, &'a [u8]);
 struct Loaded(u8, String, [u8; 16], SignatureKeyPair, Vec<u8>);
 
 impl Device {
-    /// Makes a device key and certifies it for `account` (its full name, `alice@host:port`).
+    /// Makes a device key and certifies it for `account` (its name on the server, `alice`).
     ///
     /// # Errors
     /// The key generator or the identity's signature failed.
@@ -84,7 +84,7 @@ impl Device {
         self.id
     }
 
-    /// The account it belongs to, `alice@host:port`.
+    /// The account it belongs to, `alice`.
     #[must_use]
     pub fn account(&self) -> &str {
         &self.account

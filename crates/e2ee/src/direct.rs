@@ -35,7 +35,7 @@ type MlsError = Box<dyn std::error::Error + Send + Sync>;
 /// The other person: their account, the identity known for it, and a key package of each of their devices.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerPackages<'a> {
-    /// The full name, `bob@host:port`.
+    /// The name on the server, `bob`: the same however the server is reached.
     pub account: &'a str,
     /// The identity key that is known for the account; what a server claims has been compared with it already.
     pub identity: &'a IdentityKey,

@@ -120,7 +120,7 @@ pub struct PasswordKeys {
 }
 
 impl PasswordKeys {
-    /// Derives both keys for `account` (`alice@host:port`). Takes about a quarter of a second and the stated memory:
+    /// Derives both keys for `account` (`alice`). Takes about a quarter of a second and the stated memory:
     /// call it where blocking is allowed.
     ///
     /// # Errors

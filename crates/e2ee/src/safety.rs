@@ -13,7 +13,8 @@ const VERSION: &[u8] = b"FastChat safety number v1\0";
 /// Makes a search for a key with a look-alike number dearer by this factor.
 const ROUNDS: usize = 5200;
 
-/// The safety number of two people: 12 groups of 5 digits with spaces between. Names are full: `alice@host:port`.
+/// The safety number of two people: 12 groups of 5 digits with spaces between. Names are those on the server: the
+/// same however it is reached.
 #[must_use]
 pub fn safety_number(one: (&str, &Fingerprint), other: (&str, &Fingerprint)) -> String {
     let mut halves = [half(one.0, one.1), half(other.0, other.1)];

@@ -68,7 +68,7 @@ impl<'a> Transaction<'a> {
         self.attempt(|provider| direct::create(provider, identity, device, conversation, peer))
     }
 
-    /// Joins a direct conversation that `creator` (full name, identity known for it) made. After an error the key
+    /// Joins a direct conversation that `creator` (its name on the server, identity known for it) made. After an error the key
     /// package is still there.
     ///
     /// # Errors
