@@ -18,6 +18,8 @@ struct Cli {}
 
 fn main() -> ExitCode {
     let Cli {} = Cli::parse();
-    eprintln!("fastchat-balancer: balancing is not there yet\n  next: `fastchat-server run`; one server needs no balancer");
+    eprintln!(
+        "fastchat-balancer: balancing is not there yet\n  next: `fastchat-server run`; one server needs no balancer"
+    );
     ExitCode::FAILURE
 }
