@@ -205,6 +205,9 @@ impl Thread {
 
     fn close(self) -> Result<(), StoreError> {
         self.connection.flush_prepared_statement_cache();
+        // Afterwards the file alone is the whole database, also where a reader keeps it open a moment longer.
+        let checkpoint = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        checkpoint.map_err(|error| classify(&error))?;
         self.connection.close().map_err(|(_, error)| classify(&error))
     }
 }
