@@ -54,6 +54,8 @@ pub(super) struct HeldJoining {
 pub(super) struct ChatWork {
     /// A batch is with the server: the next one waits for its answer, so that order holds.
     pub(super) submitting: bool,
+    /// A batch was refused as a whole: the next messages go alone, to find out which it is.
+    pub(super) alone: bool,
     /// Messages (by their numbers in the outbox) that the server has and that have not come back in the log.
     pub(super) accepted: BTreeSet<u64>,
     /// A conversation is being made.

@@ -63,9 +63,11 @@ impl Core {
     /// Queued messages, in order, as many as go into one frame.
     fn next_batch(&self, account: u32, chat: u32) -> Result<Vec<(u64, OutboxRow)>, StoreError> {
         let limits = self.live.get(&account).and_then(|live| live.limits).unwrap_or_default();
-        let most = BATCH.min(limits.submit_entries.max(1) as usize);
+        let work = self.work.get(&(account, chat));
+        let alone = work.is_some_and(|work| work.alone);
+        let most = if alone { 1 } else { BATCH.min(limits.submit_entries.max(1) as usize) };
         let mut bytes = 0;
-        let accepted = self.work.get(&(account, chat)).map(|work| &work.accepted);
+        let accepted = work.map(|work| &work.accepted);
         let mut batch = Vec::new();
         for record in self.store.outbox(account, chat) {
             let (number, row) = record?;
@@ -147,16 +149,33 @@ impl Core {
     }
 
     /// The server has the batch. Its messages move to the history when they come back in the log.
-    pub(super) fn submitted(&mut self, account: u32, chat: u32, messages: &[(u64, MessageId)]) -> Result<(), Broken> {
+    pub(super) fn submitted(
+        &mut self,
+        account: u32,
+        chat: u32,
+        conversation: ConversationId,
+        messages: &[(u64, MessageId)],
+        accepted: &v1::Accepted,
+    ) -> Result<(), Broken> {
         let mut waiting = Vec::new();
-        for (number, _) in messages {
-            if self.store.is_waiting(account, chat, *number)? {
-                waiting.push(*number);
+        for (index, (number, id)) in messages.iter().enumerate() {
+            if !self.store.is_waiting(account, chat, *number)? {
+                continue;
+            }
+            let seq = accepted.seqs.get(index).copied().unwrap_or_default();
+            match self.step_in(account, conversation).filter(|step| (1..=step.conversation.cursor).contains(&seq)) {
+                // It stands where we have passed already, so it will not come back: the server had removed it by then.
+                Some(mut step) => {
+                    let entry = v1::Entry { seq, server_time_ms: accepted.server_time_ms, ..v1::Entry::default() };
+                    self.take_own(&mut step, &entry, *id)?;
+                    self.finish(step)?;
+                }
+                None => waiting.push(*number),
             }
         }
         let work = self.work(account, chat);
-        work.submitting = false;
-        work.pauses = 0;
+        (work.submitting, work.alone) = (false, false);
+        (work.pauses, work.attempts) = (0, 0);
         work.accepted.extend(waiting);
         self.pump(account, chat)
     }
@@ -179,39 +198,51 @@ impl Core {
                 self.retry_later(account, chat, failure);
                 Ok(())
             }
+            // Some of them may be in the log, if the answer to an earlier try was lost: only of one alone is it certain.
+            _ if messages.len() > 1 => {
+                self.work(account, chat).alone = true;
+                self.pump(account, chat)
+            }
             Code::Refused => {
                 let name = self.contact_of_chat(account, chat).map_or_else(String::new, |row| row.name.to_string());
                 let why = format!("{name} does not accept messages from you");
-                self.fail_batch(account, chat, conversation, messages, &why)
+                self.fail_message(account, chat, conversation, messages, &why)
             }
             _ => {
                 let why = api_error(failure).message;
-                self.fail_batch(account, chat, conversation, messages, &why)
+                self.fail_message(account, chat, conversation, messages, &why)
             }
         }
     }
 
-    /// None of the batch is in the log, and trying again as it is would not help.
-    fn fail_batch(
+    /// A message is not in the log, and trying again as it is would not help. Neither is anything that was sealed after
+    /// it: all of that is sealed anew, so that the other side sees no gap.
+    fn fail_message(
         &mut self,
         account: u32,
         chat: u32,
         conversation: ConversationId,
-        messages: &[(u64, MessageId)],
+        message: &[(u64, MessageId)],
         why: &str,
     ) -> Result<(), Broken> {
         let mut write = Write::default();
         let mut events = Vec::new();
         let mut unsealed = 0;
         let title = self.chat_id(account, chat);
+        let mut found = false;
         for record in self.store.outbox(account, chat) {
             let (number, mut row) = record?;
-            if messages.contains(&(number, row.id)) {
-                unsealed += u64::from(row.sealed.take().is_some());
+            let failed = message.contains(&(number, row.id));
+            found |= failed;
+            if !found || (!failed && row.sealed.is_none()) {
+                continue;
+            }
+            unsealed += u64::from(row.sealed.take().is_some_and(|sealed| sealed.conversation == conversation));
+            if failed {
                 fail(&mut row, why);
-                write.outbox(account, chat, number, Some(&row))?;
                 events.push(state_event(&title, &row));
             }
+            write.outbox(account, chat, number, Some(&row))?;
         }
         if let Some(row) = self.store.tables().conversations.get(&(account, conversation)).cloned() {
             let sent_counter = row.sent_counter.saturating_sub(unsealed);

@@ -12,7 +12,7 @@ use crate::{
     api::{Alert, Notice},
     store::{
         StoreError, Write,
-        rows::{ChatRow, ContactRow, ConversationRow, MessageRow, OutboxRow},
+        rows::{ChatRow, ContactRow, ConversationRow, MessageRow},
     },
 };
 
@@ -20,6 +20,9 @@ use super::{Action, Broken, Core};
 
 /// No log is longer; counting on from here cannot overflow.
 pub(super) const LAST_SEQ: u64 = i64::MAX.unsigned_abs();
+
+/// The newest messages among which the one to notify of is looked for.
+const LOOKED_AT: usize = 32;
 
 /// The records that one entry changes.
 pub(super) struct Step {
@@ -104,18 +107,20 @@ impl Core {
     }
 
     /// A message of ours has come to stand in the log.
-    fn take_own(&mut self, step: &mut Step, entry: &v1::Entry, id: MessageId) -> Result<(), Broken> {
+    pub(super) fn take_own(&mut self, step: &mut Step, entry: &v1::Entry, id: MessageId) -> Result<(), Broken> {
         let (account, chat) = (step.account, step.conversation.chat);
-        let ours =
-            |row: &OutboxRow| row.id == id && row.sealed.as_ref().is_some_and(|sealed| sealed.conversation == step.id);
         // The log keeps our order: what comes back is at the front.
-        let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| ours(row)));
+        let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
         let Some((number, row)) = found.transpose()? else {
             if self.store.position_of(account, chat, id)?.is_none() {
                 step.unreadable(self.now, id, "the server shows an entry as ours that this device did not send")?;
             }
             return Ok(());
         };
+        if row.sealed.as_ref().is_none_or(|sealed| sealed.conversation != step.id) {
+            // This conversation has ended for us, and the message goes out (again) through the one that follows it.
+            return Ok(());
+        }
         let delivered = entry.seq <= step.conversation.peer_delivered;
         let state = if delivered { MessageState::Delivered } else { MessageState::Sent };
         let position = step.append(&MessageRow {
@@ -161,7 +166,7 @@ impl Core {
             )?;
         }
         step.conversation.peer_counter = opened.content.counter.max(step.conversation.peer_counter);
-        if self.store.position_of(step.account, step.conversation.chat, id)?.is_some() {
+        if self.has_shown(step, id, opened.content.body.is_some())? {
             return Ok(());
         }
         let (kind, text) = match opened.content.body {
@@ -181,6 +186,15 @@ impl Core {
         })?;
         step.received(id);
         Ok(())
+    }
+
+    /// Whether the history has a message. A mark in its place does not count for a message that can be read: the server
+    /// could have put it there first.
+    fn has_shown(&self, step: &Step, id: MessageId, readable: bool) -> Result<bool, Broken> {
+        let (account, chat) = (step.account, step.conversation.chat);
+        let Some(position) = self.store.position_of(account, chat, id)? else { return Ok(false) };
+        let row = self.store.message(account, chat, position)?;
+        Ok(row.is_some_and(|row| !readable || row.kind != MessageKind::Unreadable))
     }
 
     /// Opens an entry; on success its ratchet step is in the step's records. `Err` inside says why it does not open.
@@ -264,8 +278,9 @@ impl Core {
         }
         let preview = settings.preview.unwrap_or(self.process.alerts.preview);
         let request = contact.state == ContactState::Request;
-        let last = self.store.history(account, number, u64::MAX, 1)?;
-        let text = last.into_iter().next().map(|(_, row)| row.text);
+        // What we wrote meanwhile is no news.
+        let last = self.store.history(account, number, u64::MAX, LOOKED_AT)?;
+        let text = last.into_iter().find(|(_, row)| !row.mine).map(|(_, row)| row.text);
         let notice = Notice {
             account: self.full_name(account),
             chat: chat.id.clone(),

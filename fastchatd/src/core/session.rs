@@ -2,7 +2,7 @@
 //!
 //! **Invariant**: a frame is sent only while a session is up, and each request is remembered until its answer or its end.
 
-use fastchat_e2ee::Transaction;
+use fastchat_e2ee::{IdentityKey, Transaction};
 use fastchat_ipc::{AccountState, ApiError, ContactState, ErrorCode, EventKind};
 use fastchat_wire::{AccountName, v1};
 use v1::{client_frame::Body as Ask, server_frame::Body as Said};
@@ -96,10 +96,10 @@ impl Core {
     }
 
     pub(super) fn link_up(&mut self, account: u32, up: Up) -> Result<(), Broken> {
-        if !up.session.token.is_empty()
+        if let Some(token) = Token::from_bytes(&up.session.token)
             && let Some(mut row) = self.store.tables().accounts.get(&account).cloned()
         {
-            row.token = up.session.token.to_vec();
+            row.token = token.as_bytes().to_vec();
             let mut write = Write::default();
             write.account(account, row);
             self.commit(write, account, Vec::new())?;
@@ -267,8 +267,12 @@ impl Core {
                 self.published(account, last_resort, count.one_time)
             }
             (Asked::Lookup(name), Said::AccountInfo(info)) => {
+                let Ok(key) = IdentityKey::from_der(&info.identity_key) else {
+                    let error = ApiError::new(ErrorCode::Server, "the server named an identity key that is none");
+                    return self.looked_up(account, &name, &Err(error));
+                };
                 if let Some(live) = self.live.get_mut(&account) {
-                    live.directory.insert(name.clone(), info.identity_key.to_vec());
+                    live.directory.insert(name.clone(), key.to_der().to_vec());
                 }
                 self.looked_up(account, &name, &Ok(()))
             }
@@ -276,7 +280,9 @@ impl Core {
             (Asked::Create { chat, conversation }, Said::Direct(direct)) => {
                 self.created(account, chat, conversation, &direct)
             }
-            (Asked::Submit { chat, messages, .. }, Said::Accepted(_)) => self.submitted(account, chat, &messages),
+            (Asked::Submit { chat, conversation, messages }, Said::Accepted(accepted)) => {
+                self.submitted(account, chat, conversation, &messages, &accepted)
+            }
             (Asked::Block { contact, blocked }, Said::Done(_)) => self.block_told(account, contact, blocked),
             (Asked::Share, Said::Done(_)) => Ok(()),
             (Asked::Logout(call), Said::Done(_)) => self.logged_out(account, call),
@@ -300,7 +306,10 @@ impl Core {
                 Ok(())
             }
             Asked::Publish { .. } | Asked::Block { .. } | Asked::Share => {
-                tracing::warn!(code = ?failure.code(), text = failure.text, "the server refused a request");
+                tracing::warn!(error = api_error(failure).message, "the server refused a request");
+                if let (Asked::Publish { .. }, Some(live)) = (asked, self.live.get_mut(&account)) {
+                    live.publishing = false;
+                }
                 Ok(())
             }
         }

@@ -20,6 +20,8 @@ use crate::{
 
 use super::{Action, AlertDefaults, CallId, Core, Input, Process};
 
+mod cases;
+
 const NAMES: [&str; 2] = ["alice", "bob"];
 const STEPS: usize = 400;
 const SEEDS: u64 = 12;
@@ -58,6 +60,8 @@ struct Conversation {
 struct Server {
     packages: [VecDeque<bytes::Bytes>; 2],
     direct: Option<Conversation>,
+    /// Nobody may append.
+    refuses: bool,
 }
 
 /// A daemon and its connection.
@@ -332,6 +336,10 @@ impl World {
         else {
             return Said::Failure(v1::Failure::new(v1::Code::NotAMember, "no"));
         };
+        let known = |new: &v1::NewEntry| direct.log.iter().any(|(_, entry)| entry.message_id == new.message_id);
+        if self.server.refuses && !submit.entries.iter().all(known) {
+            return Said::Failure(v1::Failure::new(v1::Code::Refused, "blocked"));
+        }
         let mut seqs = Vec::new();
         let first = direct.log.len();
         for new in submit.entries {

@@ -40,7 +40,7 @@ impl Core {
             if row.state == MessageState::Failed || (row.state == MessageState::Held && !held) {
                 row.state = MessageState::Queued;
                 row.error.clear();
-                self.set_waiting(account, chat, number, &row)?;
+                self.queue_again(account, chat, number, &row)?;
                 changed += 1;
             }
         }
@@ -102,10 +102,15 @@ impl Core {
         Ok(Ok(chosen))
     }
 
-    fn set_waiting(&mut self, account: u32, chat: u32, number: u64, row: &OutboxRow) -> Result<(), Broken> {
-        let events = vec![state_event(&self.chat_id(account, chat), row)];
+    /// Puts a message behind all that wait: what was sealed since stands before it.
+    fn queue_again(&mut self, account: u32, chat: u32, number: u64, row: &OutboxRow) -> Result<(), Broken> {
+        let Some((_, mut chat_row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
+        let events = vec![state_event(&chat_row.id, row)];
         let mut write = Write::default();
-        write.outbox(account, chat, number, Some(row))?;
+        write.outbox(account, chat, number, None)?;
+        write.outbox(account, chat, chat_row.next_outbox, Some(row))?;
+        chat_row.next_outbox += 1;
+        write.chat(account, chat, Some(chat_row));
         self.commit(write, account, events)
     }
 }
