@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     api::{Alert, Surroundings},
     core::{Action, AlertDefaults, CallId, Core, Input, Process},
-    link::{self, AccountKey, FromLink, LinkSettings, ToLink},
+    link::{self, AccountKey, FromLink, LinkSettings, ToLink, Token},
     root_key::RootKey,
     sign_in::SignedIn,
     store::Store,
@@ -174,8 +174,9 @@ impl Thread {
                 self.core.step(now_ms(), Input::Call(call, request))?;
             }
             Job::Link(number, news) => {
-                if let Some(account) = self.owners.get(&number) {
-                    self.core.step(now_ms(), Input::Link(*account, news))?;
+                if let Some(account) = self.owners.get(&number).copied() {
+                    self.keep_token(account, &news);
+                    self.core.step(now_ms(), Input::Link(account, news))?;
                 }
             }
             Job::SignedIn(signed, answer) => {
@@ -232,6 +233,16 @@ impl Thread {
         drop(link::spawn(number, settings.clone(), ordered, jobs));
         self.owners.insert(number, account);
         self.links.insert(account, Link { number, orders, settings });
+    }
+
+    /// A link that is started again goes by the newest token.
+    fn keep_token(&mut self, account: AccountKey, news: &FromLink) {
+        if let FromLink::Up(up) = news
+            && let Some(token) = Token::from_bytes(&up.session.token)
+            && let Some(link) = self.links.get_mut(&account)
+        {
+            link.settings.token = token;
+        }
     }
 
     fn stop_link(&mut self, account: AccountKey) {

@@ -5,6 +5,7 @@
 use fastchat_ipc::{ContactState, EventKind, KeyStore, MessageKind, MessageState, Preview};
 use fastchat_wire::{AccountName, ConversationId, MessageId, Pin, ServerAddress};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 /// What the people set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +18,7 @@ pub struct Settings {
     pub next_account: u32,
 }
 
-/// An account.
+/// An account. Its secrets are wiped on drop.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct AccountRow {
     /// Its name.
@@ -40,6 +41,14 @@ pub struct AccountRow {
     pub next_contact: u32,
     /// The number of the next chat.
     pub next_chat: u32,
+}
+
+impl Drop for AccountRow {
+    fn drop(&mut self) {
+        self.identity.zeroize();
+        self.device.zeroize();
+        self.token.zeroize();
+    }
 }
 
 /// Somebody we know.

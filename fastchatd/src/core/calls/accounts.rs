@@ -10,6 +10,7 @@ use fastchat_wire::{Address, ConversationId, Pin, v1};
 use v1::client_frame::Body as Ask;
 
 use crate::{
+    api::Alert,
     link::AccountKey,
     sign_in::SignedIn,
     store::{StoreError, Write, rows::AccountRow},
@@ -92,7 +93,9 @@ impl Core {
         let mut write = Write::default();
         write.settings(settings);
         write.account(number, row);
-        self.commit(write, number, vec![EventKind::AccountChanged {}])?;
+        self.commit(write, number, Vec::new())?;
+        // Now the account has a name that the event can bear.
+        self.commit(Write::default(), number, vec![EventKind::AccountChanged {}])?;
         self.start(number)?;
         self.wait_until_reachable(call, number);
         Ok(())
@@ -143,6 +146,11 @@ impl Core {
     /// The session is over: everything of the account goes.
     pub(in crate::core) fn logged_out(&mut self, account: u32, call: CallId) -> Result<(), Broken> {
         self.actions.push(Action::StopLink(AccountKey(account)));
+        let full = self.full_name(account);
+        let shown = self.chats_of(account).filter(|(_, chat)| chat.unread > 0).map(|(_, chat)| chat.id.clone());
+        for chat in shown.collect::<Vec<_>>() {
+            self.actions.push(Action::Alert(Alert::Withdraw { account: full.clone(), chat }));
+        }
         self.commit(Write::default(), account, vec![EventKind::AccountChanged {}])?;
         self.store.forget_account(account)?;
         self.live.remove(&account);

@@ -87,11 +87,12 @@ impl Core {
     }
 
     pub(in crate::core) fn accept(&mut self, params: &OfContact) -> Outcome<Contact> {
-        let (account, number, row) = checked!(self.contact_row(params));
+        let (account, number, mut row) = checked!(self.contact_row(params));
         if row.state == ContactState::Blocked {
             return Ok(Err(ApiError::new(ErrorCode::Refused, format!("you have blocked {}", row.name))
                 .hint(format!("`fastchatctl contact unblock {}` first", row.name))));
         }
+        row.removed = false;
         self.set_contact(Write::default(), account, number, row, ContactState::Accepted)?;
         Ok(self.viewed(account, number))
     }
