@@ -6,7 +6,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use fastchat_ipc::{
-    ApiError, Check, Doctor, ErrorCode, Event, KeyStore, Request, SignIn, Status, Subscribed, Unlock, Verdict,
+    ApiError, Check, Doctor, ErrorCode, Event, EventKind, Events, KeyStore, Request, SignIn, Status, Subscribed,
+    Unlock, Verdict,
 };
 use serde_json::Value;
 use tokio::{
@@ -156,9 +157,7 @@ impl Front {
             Request::SubscribeEvents(_) if locked.is_none() => {
                 value(serde_json::to_value(Subscribed { cursor: "0".into() }))
             }
-            Request::ReadEventLog(params) if locked.is_none() => Ok(
-                serde_json::json!({ "events": [], "cursor": if params.since.is_empty() { "0" } else { &params.since } }),
-            ),
+            Request::ReadEventLog(params) if locked.is_none() => value(serde_json::to_value(no_events(&params.since))),
             _ => Err(match locked {
                 Some(why) => {
                     ApiError::new(ErrorCode::Locked, format!("the store is locked: {why}")).hint("`fastchatctl unlock`")
@@ -261,6 +260,20 @@ impl Front {
             }
         }
     }
+}
+
+/// The event log where there is none. A cursor of an earlier store would hide the first events of the next one.
+fn no_events(since: &str) -> Events {
+    let cursor = String::from("0");
+    let lost = || Event {
+        cursor: cursor.clone(),
+        at_ms: now_ms(),
+        account: String::new(),
+        durable: true,
+        kind: EventKind::EventsLost {},
+    };
+    let events = if since.is_empty() || since == cursor { Vec::new() } else { vec![lost()] };
+    Events { events, cursor }
 }
 
 fn doctor(locked: Option<&String>) -> Doctor {
