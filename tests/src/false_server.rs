@@ -28,7 +28,7 @@ enum Event {
     /// A connection began; frames for its device go there.
     Opened(u64, mpsc::Sender<ServerFrame>),
     /// A device said something.
-    Said(u64, v1::ClientFrame),
+    Said(u64, Box<v1::ClientFrame>),
     /// A connection ended.
     Closed(u64),
     /// The test wants this done with every frame from now on.
@@ -115,7 +115,7 @@ async fn keep(mut books: Books, mut events: mpsc::Receiver<Event>) {
     while let Some(event) = events.recv().await {
         let said = match event {
             Event::Opened(connection, outbox) => books.opened(connection, outbox),
-            Event::Said(connection, frame) => books.said(connection, frame),
+            Event::Said(connection, *frame) => books.said(connection, frame),
             Event::Closed(connection) => books.closed(connection),
             Event::Lie(new) => {
                 twist = new;

@@ -36,7 +36,7 @@ async fn carry(
         let mut buffer = BytesMut::new();
         loop {
             while let Some(frame) = decode(&mut buffer, FRAME_LIMIT)? {
-                events.send(Event::Said(number, frame)).await.ok().context("the test is over")?;
+                events.send(Event::Said(number, Box::new(frame))).await.ok().context("the test is over")?;
             }
             if read.read_buf(&mut buffer).await? == 0 {
                 return Ok(());
