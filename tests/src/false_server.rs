@@ -115,7 +115,7 @@ async fn keep(mut books: Books, mut events: mpsc::Receiver<Event>) {
     while let Some(event) = events.recv().await {
         let said = match event {
             Event::Opened(connection, outbox) => books.opened(connection, outbox),
-            Event::Said(connection, *frame) => books.said(connection, frame),
+            Event::Said(connection, frame) => books.said(connection, *frame),
             Event::Closed(connection) => books.closed(connection),
             Event::Lie(new) => {
                 twist = new;
