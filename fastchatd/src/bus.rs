@@ -51,10 +51,17 @@ pub enum SessionBus {
 impl SessionBus {
     /// Connects within [`CONNECT_DEADLINE`]. What is then called has a deadline too.
     pub(crate) async fn connect(&self) -> zbus::Result<Connection> {
-        let builder = match self {
-            Self::FromEnvironment => Builder::session()?,
-            Self::At(address) => Builder::address(address.as_str())?,
-        };
+        Self::build(self.builder()?).await
+    }
+
+    fn builder(&self) -> zbus::Result<Builder<'_>> {
+        match self {
+            Self::FromEnvironment => Builder::session(),
+            Self::At(address) => Builder::address(address.as_str()),
+        }
+    }
+
+    async fn build(builder: Builder<'_>) -> zbus::Result<Connection> {
         let connected = timeout(CONNECT_DEADLINE, builder.method_timeout(CALL_DEADLINE).build()).await;
         connected.map_err(|_| zbus::Error::Failure("the bus did not answer in time".to_owned()))?
     }
@@ -84,13 +91,14 @@ pub async fn run(api: Api, bus: SessionBus, stop: CancellationToken) {
 
 /// Serves on one connection until it, or our name on it, is lost.
 async fn serve(api: &Api, bus: &SessionBus, pause: &mut Duration) -> zbus::Result<()> {
-    let connection = bus.connect().await?;
+    // With an object from the beginning, the server of objects is known to listen. One that is still starting when the
+    // name is ours would miss the call that started this daemon, which the bus hands over in the same moment.
+    let connection = SessionBus::build(bus.builder()?.serve_at(ROOT_PATH, ObjectManager)?).await?;
     let front = Front::new(api.clone());
     let mut tree = Tree::plant(&connection, front.clone()).await?;
     let server = connection.object_server();
     server.at(ROOT_PATH, DaemonObject::new(front.clone(), tree.daemon())).await?;
     server.at(ROOT_PATH, NotificationsObject::new(front)).await?;
-    server.at(ROOT_PATH, ObjectManager).await?;
     let mut lost = DBusProxy::new(&connection).await?.receive_name_lost().await?;
     connection.request_name_with_flags(BUS_NAME, RequestNameFlags::DoNotQueue.into()).await?;
     info!(name = BUS_NAME, "serving on the session bus");
