@@ -21,6 +21,7 @@ use crate::{
 use super::{
     Broken, Core,
     live::{Asked, HeldJoining},
+    outbox::held_reason,
     receive::{LAST_SEQ, Step},
     session::who_error,
 };
@@ -179,6 +180,16 @@ impl Core {
         write.chat(account, chat, Some(row));
         self.commit(write, account, events)?;
         if go_on { self.pump(account, chat) } else { Ok(()) }
+    }
+
+    /// A conversation that was begun under another identity is not asked for any more; if the server has made it, it is
+    /// replaced.
+    fn drop_creation(&self, write: &mut Write, account: u32, chat: u32) -> Result<(), Broken> {
+        let Some(frame) = self.store.creation(account, chat)? else { return Ok(()) };
+        let create = v1::CreateDirect::decode(frame.as_slice()).map_err(|_| StoreError::Damaged)?;
+        let conversation = ConversationId::from_wire(&create.conversation).map_err(|_| StoreError::Damaged)?;
+        self.end(write, account, conversation);
+        write.creation(account, chat, None)
     }
 
     fn is_closed(&self, account: u32, id: ConversationId) -> bool {
@@ -362,6 +373,8 @@ impl Core {
         if row.closed {
             return Ok(());
         }
+        let contact = self.store.tables().contacts.get(&(account, chat_row.contact));
+        let held = contact.filter(|contact| contact.changed_identity.is_some());
         let mut waiting = Vec::new();
         for (seq, position) in self.store.undelivered(account, old, u64::MAX)? {
             write.undelivered(account, old, seq, None)?;
@@ -370,9 +383,9 @@ impl Core {
                 waiting.push(OutboxRow {
                     id: message.id,
                     written_at_ms: message.sent_at_ms,
-                    state: MessageState::Queued,
+                    state: if held.is_some() { MessageState::Held } else { MessageState::Queued },
                     text: message.text,
-                    error: String::new(),
+                    error: held.map_or_else(String::new, |contact| held_reason(contact.name.as_str())),
                     sealed: None,
                 });
             }
@@ -436,6 +449,7 @@ impl Core {
         let mut events = vec![EventKind::ContactChanged { contact: name.to_string() }];
         if let Some(chat) = chat {
             self.release_outbox(&mut write, &mut events, account, chat)?;
+            self.drop_creation(&mut write, account, chat)?;
         }
         write.contact(account, number, Some(contact));
         self.commit(write, account, events)?;

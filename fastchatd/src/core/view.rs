@@ -283,17 +283,18 @@ impl Core {
 
     /// Where a message that was sent stands.
     pub(super) fn sent(&self, account: u32, to: &str, chat: u32, id: MessageId) -> Result<Sent, Broken> {
-        let mut newest_first = self.store.outbox(account, chat).rev();
-        let waiting = newest_first.find(|record| record.as_ref().map_or(true, |(_, row)| row.id == id));
-        let (state, error) = match waiting.transpose()? {
-            Some((_, row)) => (row.state, self.outbox_error(account, chat, &row)),
-            None => match self.store.position_of(account, chat, id)? {
-                Some(position) => {
-                    let row = self.store.message(account, chat, position)?;
-                    (row.map_or(MessageState::Cancelled, |row| row.state), None)
-                }
+        // The history first: it has an index, and calls that wait ask often.
+        let position = self.store.position_of(account, chat, id)?;
+        let stored = position.map(|position| self.store.message(account, chat, position)).transpose()?.flatten();
+        let (state, error) = if let Some(row) = stored.filter(|row| row.mine) {
+            (row.state, None)
+        } else {
+            let mut newest_first = self.store.outbox(account, chat).rev();
+            let waiting = newest_first.find(|record| record.as_ref().map_or(true, |(_, row)| row.id == id));
+            match waiting.transpose()? {
+                Some((_, row)) => (row.state, self.outbox_error(account, chat, &row)),
                 None => (MessageState::Cancelled, None),
-            },
+            }
         };
         Ok(Sent { to: to.to_owned(), id: id.to_string(), chat: self.chat_id(account, chat), state, error })
     }

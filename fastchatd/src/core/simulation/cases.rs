@@ -73,3 +73,23 @@ fn a_mark_under_a_messages_id_does_not_hide_the_message() {
     let kinds: Vec<MessageKind> = world.history(0).iter().map(|message| message.kind).collect();
     assert_eq!(kinds, [MessageKind::Text, MessageKind::Unreadable, MessageKind::Text]);
 }
+
+#[test]
+fn what_went_to_an_ended_conversation_goes_out_again_and_alarms_nobody() {
+    let mut world = settled(4);
+    world.write(0);
+    world.server_takes(0);
+    // The end of the conversation comes before the echo of what still went into it.
+    let conversation = world.server.direct.as_ref().unwrap().id.to_wire();
+    to_alice(&mut world, Said::Closed(v1::Closed { conversation, by: bytes::Bytes::new() }));
+    let frames = std::mem::take(&mut world.peers[0].to_client);
+    for frame in frames {
+        world.step(0, Input::Link(AccountKey(1), FromLink::Frame(Box::new(frame))));
+    }
+    let history = world.history(0);
+    assert!(history.iter().all(|message| message.kind == MessageKind::Text), "{history:?}");
+    assert_eq!(history.last().unwrap().state, MessageState::Queued);
+    // The model keeps one conversation for good; a real server has its Exists name one that can be replaced.
+    let asked = world.peers[0].to_server.iter().any(|frame| matches!(frame.body, Some(Ask::ClaimKeyPackages(_))));
+    assert!(asked, "another conversation is made");
+}
