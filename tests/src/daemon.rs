@@ -6,6 +6,7 @@ use std::{ffi::OsString, fs, os::unix::fs::DirBuilderExt, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use fastchat_ipc::Client;
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -44,6 +45,13 @@ impl Daemon {
     /// Sets a variable of its environment; counts from the next start on.
     pub fn set(&mut self, variable: &str, value: impl Into<OsString>) {
         self.environment.push((variable.into(), value.into()));
+    }
+
+    /// A variable of its environment; empty when it is not set.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> String {
+        let found = self.environment.iter().rev().find(|(variable, _)| variable == name);
+        found.map_or_else(String::new, |(_, value)| value.to_string_lossy().into_owned())
     }
 
     /// Puts these lines into its configuration; they count from the next start on.
@@ -89,6 +97,14 @@ impl Daemon {
             bail!("{}'s daemon ended with {status}", self.name);
         }
         Ok(())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// It cannot be sent.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.running.as_ref().map_or(Ok(()), |running| running.signal(signal))
     }
 
     /// A connection to it.

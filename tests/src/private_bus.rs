@@ -3,18 +3,19 @@
 //! **Invariant**: it ends with the value that holds it.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Stdio,
 };
 
 use anyhow::{Context, Result};
+use futures_util::StreamExt;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
 };
-use zbus::{Connection, connection::Builder};
+use zbus::{Connection, connection::Builder, fdo::DBusProxy};
 
 use crate::within;
 
@@ -49,8 +50,7 @@ impl PrivateBus {
             .arg(format!("--config-file={}", config.display()))
             .args(["--nofork", "--print-address"])
             .stdout(Stdio::piped())
-            // It complains when it may not raise its own limits.
-            .stderr(Stdio::null())
+            .stderr(File::create(place.path().join("log"))?)
             .kill_on_drop(true)
             .spawn()
             .context("dbus-daemon runs (Debian: apt-get install dbus-daemon)")?;
@@ -80,6 +80,22 @@ impl PrivateBus {
         self.place.path()
     }
 
+    /// Waits until somebody owns a name on it.
+    ///
+    /// # Errors
+    /// Nobody does in time.
+    pub async fn owned(&self, name: &str) -> Result<()> {
+        let proxy = DBusProxy::new(&self.connect().await?).await?;
+        within(&format!("somebody owns {name}"), async {
+            let mut changes = proxy.receive_name_owner_changed_with_args(&[(0, name)]).await?;
+            while !proxy.name_has_owner(name.try_into()?).await? {
+                changes.next().await.context("the bus went away")?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// A connection to it.
     ///
     /// # Errors
@@ -87,5 +103,15 @@ impl PrivateBus {
     pub async fn connect(&self) -> Result<Connection> {
         let builder = Builder::address(self.address.as_str())?;
         within("a connection to the private bus", async { Ok(builder.build().await?) }).await
+    }
+}
+
+impl Drop for PrivateBus {
+    fn drop(&mut self) {
+        // Also what the services say that it started.
+        eprintln!(
+            "--- the log of the bus ---\n{}",
+            fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
+        );
     }
 }

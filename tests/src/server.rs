@@ -3,6 +3,7 @@
 //! **Invariant**: it keeps its port and its data across restarts.
 
 use std::{
+    ffi::OsString,
     fs,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
@@ -25,6 +26,8 @@ pub struct Server {
     running: Option<Running>,
     port: u16,
     pin: String,
+    data: PathBuf,
+    environment: Vec<(OsString, OsString)>,
     place: TempDir,
 }
 
@@ -42,8 +45,7 @@ impl Server {
     /// # Errors
     /// It does not start.
     pub async fn start_with(config: &str) -> Result<Self> {
-        let place = tempfile::Builder::new().prefix("fc-server-").tempdir()?;
-        let mut server = Self { running: None, port: 0, pin: String::new(), place };
+        let mut server = Self::prepare()?;
         for _ in 0..5 {
             server.port = free_port()?;
             server.configure(config)?;
@@ -53,6 +55,26 @@ impl Server {
             }
         }
         server.restart().await.map(|()| server)
+    }
+
+    /// Starts one whose data are in `data`, with a variable more in its environment.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_on(data: &Path, variable: Option<(&str, &Path)>) -> Result<Self> {
+        let mut server = Self::prepare()?;
+        data.clone_into(&mut server.data);
+        server.environment.extend(variable.map(|(name, value)| (name.into(), value.into())));
+        server.port = free_port()?;
+        server.configure("")?;
+        server.restart().await?;
+        Ok(server)
+    }
+
+    fn prepare() -> Result<Self> {
+        let place = tempfile::Builder::new().prefix("fc-server-").tempdir()?;
+        let data = place.path().join("data");
+        Ok(Self { running: None, port: 0, pin: String::new(), data, environment: Vec::new(), place })
     }
 
     /// Replaces its configuration; counts from the next start on.
@@ -75,7 +97,7 @@ impl Server {
         }
         let mut command = Command::new(program("fastchat-server")?);
         command.arg("run").arg("--config").arg(self.config()).arg("--data-dir").arg(self.data());
-        command.env("RUST_LOG", "info");
+        command.env("RUST_LOG", "info").envs(self.environment.iter().cloned());
         self.running = Some(Running::start("server", command, self.place.path()).await?);
         let said = fs::read_to_string(self.place.path().join("server.out"))?;
         let link = said.lines().find(|line| line.starts_with("fastchat://")).context("the server's link")?;
@@ -142,7 +164,7 @@ impl Server {
     /// Its data directory.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.place.path().join("data")
+        self.data.clone()
     }
 
     /// Its configuration file.

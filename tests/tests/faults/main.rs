@@ -2,6 +2,9 @@
 //!
 //! **Invariant**: what was accepted is there afterwards, once, in order; whatever cannot be done says so.
 
+mod hostile;
+mod small_disk;
+
 use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +15,7 @@ use fastchat_ipc::{
 use fastchat_tests::{Person, Server};
 use fastchat_wire::{FRAME_LIMIT, encode, v1};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use small_disk::small_disk;
 
 async fn two(server: &Server) -> Result<(Person, Person)> {
     tokio::try_join!(Person::registered("alice", server), Person::registered("bob", server))
@@ -124,48 +128,6 @@ async fn killing_anything_fifty_times_under_traffic_loses_repeats_and_reorders_n
     Ok(())
 }
 
-mod hostile {
-    //! A client that does not keep to the protocol.
-
-    use std::sync::Arc;
-
-    use anyhow::{Context, Result};
-    use bytes::BytesMut;
-    use fastchat_tests::{Server, anybody, within};
-    use fastchat_wire::{FRAME_LIMIT, decode, v1};
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
-    };
-    use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
-
-    pub(super) async fn connect(server: &Server) -> Result<TlsStream<TcpStream>> {
-        let tcp = TcpStream::connect(server.address()).await?;
-        let connector = TlsConnector::from(Arc::new(anybody()?));
-        Ok(connector.connect(ServerName::try_from("127.0.0.1")?, tcp).await?)
-    }
-
-    /// Writes bytes and reads what the server says until it closes.
-    pub(super) async fn say(server: &Server, bytes: &[u8]) -> Result<Vec<v1::ServerFrame>> {
-        let mut stream = connect(server).await?;
-        within("the server answers and closes", async {
-            // The server may have closed before all is written.
-            let _ = stream.write_all(bytes).await;
-            let _ = stream.flush().await;
-            let mut read = Vec::new();
-            // However it closes.
-            let _ = stream.read_to_end(&mut read).await;
-            let mut buffer = BytesMut::from(&read[..]);
-            let mut frames = Vec::new();
-            while let Some(frame) = decode(&mut buffer, FRAME_LIMIT).context("what the server says")? {
-                frames.push(frame);
-            }
-            Ok(frames)
-        })
-        .await
-    }
-}
-
 fn failures(frames: &[v1::ServerFrame]) -> Vec<v1::Code> {
     let failure = |frame: &v1::ServerFrame| match &frame.body {
         Some(v1::server_frame::Body::Failure(failure)) => Some(failure.code()),
@@ -215,41 +177,6 @@ async fn a_frame_that_is_none_ends_its_connection_alone_with_a_failure() -> Resu
     assert_eq!(bob.texts("alice").await?, alice.texts("bob").await?);
     assert_eq!(alice.online().await?.state, fastchat_ipc::AccountState::Online);
     Ok(())
-}
-
-/// A file system of `megabytes`, or the text to skip with.
-fn small_disk(place: &std::path::Path, megabytes: u32) -> Result<Option<SmallDisk>> {
-    std::fs::create_dir_all(place)?;
-    let size = format!("size={megabytes}m");
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-        .arg(place)
-        .stderr(std::process::Stdio::null())
-        .status();
-    Ok(mounted.is_ok_and(|status| status.success()).then(|| SmallDisk(place.to_owned())))
-}
-
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    /// Takes all the space but `left` bytes.
-    fn fill(&self, left: u64) -> Result<()> {
-        let stat = rustix::fs::statvfs(&self.0)?;
-        let size = (stat.f_bavail * stat.f_frsize).saturating_sub(left);
-        std::fs::write(self.0.join("filler"), vec![0; usize::try_from(size)?])?;
-        Ok(())
-    }
-
-    fn free(&self) -> Result<()> {
-        Ok(std::fs::remove_file(self.0.join("filler"))?)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that is being ended may still have files open.
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[tokio::test]
