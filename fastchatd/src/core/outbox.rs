@@ -198,7 +198,7 @@ impl Core {
                 self.retry_later(account, chat, failure);
                 Ok(())
             }
-            // Some of them may be in the log, if the answer to an earlier try was lost: only of one alone is it certain.
+            // Some of them may be in the log, if an earlier answer was lost: only of one alone is it certain.
             _ if messages.len() > 1 => {
                 self.work(account, chat).alone = true;
                 self.pump(account, chat)
