@@ -202,7 +202,7 @@ impl Feed {
                 Ok(event) if !event.durable => return Ok(event),
                 Ok(event) => {
                     let (new, known) = (cursor_number(&event.cursor)?, cursor_number(&self.cursor)?);
-                    if new == known + 1 {
+                    if new == known.saturating_add(1) {
                         self.cursor.clone_from(&event.cursor);
                         return Ok(event);
                     }

@@ -20,7 +20,7 @@ use crate::{
 
 use super::{
     Broken, Core,
-    live::{Asked, HeldJoining},
+    live::Asked,
     outbox::held_reason,
     receive::{LAST_SEQ, Step},
     session::who_error,
@@ -31,6 +31,8 @@ const ATTEMPTS: u32 = 5;
 /// Pauses before the next try: doubled from the first to the longest.
 const FIRST_PAUSE_MS: u64 = 1_000;
 const LONGEST_PAUSE_MS: u64 = 60_000;
+/// A server's advice counts up to here.
+const LONGEST_ADVICE_MS: u64 = 3_600_000;
 
 impl Core {
     /// Begins to make a chat's conversation, or goes on with it.
@@ -184,7 +186,7 @@ impl Core {
 
     /// A conversation that was begun under another identity is not asked for any more; if the server has made it, it is
     /// replaced.
-    fn drop_creation(&self, write: &mut Write, account: u32, chat: u32) -> Result<(), Broken> {
+    pub(super) fn drop_creation(&self, write: &mut Write, account: u32, chat: u32) -> Result<(), Broken> {
         let Some(frame) = self.store.creation(account, chat)? else { return Ok(()) };
         let create = v1::CreateDirect::decode(frame.as_slice()).map_err(|_| StoreError::Damaged)?;
         let conversation = ConversationId::from_wire(&create.conversation).map_err(|_| StoreError::Damaged)?;
@@ -304,9 +306,13 @@ impl Core {
                 step.write.state(account, changes);
                 let old = step.chat.conversation.replace(id);
                 step.chat.replaces = None;
-                if old.is_some() {
+                // The server may have closed the one before already.
+                let former = ConversationId::from_wire(&joining.replaces).ok();
+                if old.or(former).is_some_and(|id| self.store.tables().conversations.contains_key(&(account, id))) {
                     let name = step.contact.name.to_string();
-                    step.notice(self.now, format!("{name} writes from another device now"))?;
+                    let text =
+                        format!("the encrypted conversation with {name} begins anew, as after a change of device");
+                    step.notice(self.now, text)?;
                 }
                 let mut chat = step.chat.clone();
                 self.close(&mut step.write, account, chat_number, old, &mut chat)?;
@@ -417,61 +423,6 @@ impl Core {
         }
     }
 
-    /// Somebody's identity key is not the one we go by: the chat is held until it is trusted.
-    pub(super) fn identity_changed(&mut self, account: u32, number: u32, key: &[u8]) -> Result<(), Broken> {
-        let Some(mut contact) = self.store.tables().contacts.get(&(account, number)).cloned() else { return Ok(()) };
-        if contact.changed_identity.as_deref() == Some(key) {
-            return Ok(());
-        }
-        let name = contact.name.to_string();
-        contact.changed_identity = Some(key.to_vec());
-        let mut write = Write::default();
-        let mut events = vec![
-            EventKind::IdentityChanged { contact: name.clone() },
-            EventKind::ContactChanged { contact: name.clone() },
-        ];
-        if let Some(chat) = contact.chat {
-            self.hold_outbox(&mut write, &mut events, account, chat, &name)?;
-        }
-        write.contact(account, number, Some(contact));
-        self.commit(write, account, events)
-    }
-
-    /// The changed identity is trusted: what was held goes on.
-    pub(super) fn trust(&mut self, account: u32, number: u32) -> Result<(), Broken> {
-        let Some(mut contact) = self.store.tables().contacts.get(&(account, number)).cloned() else { return Ok(()) };
-        let Some(key) = contact.changed_identity.take() else { return Ok(()) };
-        let name = contact.name.clone();
-        contact.identity = Some(key.clone());
-        contact.verified = false;
-        let chat = contact.chat;
-        let mut write = Write::default();
-        let mut events = vec![EventKind::ContactChanged { contact: name.to_string() }];
-        if let Some(chat) = chat {
-            self.release_outbox(&mut write, &mut events, account, chat)?;
-            self.drop_creation(&mut write, account, chat)?;
-        }
-        write.contact(account, number, Some(contact));
-        self.commit(write, account, events)?;
-        let old = chat.and_then(|chat| self.store.tables().chats.get(&(account, chat))?.conversation);
-        if let (Some(chat), Some(old)) = (chat, old) {
-            self.leave(account, chat, old)?;
-        }
-        let held = self.live.get_mut(&account).and_then(|live| live.held.remove(&name)).unwrap_or_default();
-        for HeldJoining { joining, delivers } in held {
-            if joining.creator_identity_key.as_ref() == key {
-                self.take_joining(account, joining)?;
-                delivers.into_iter().try_for_each(|deliver| self.take_deliver(account, deliver))?;
-            } else {
-                // Made under an identity that another one has followed: it would come, and alarm, again and again.
-                tracing::warn!("a conversation of an identity that was never trusted is given up");
-                let (conversation, seq) = (joining.conversation, joining.start_seq);
-                self.tell(account, Ask::Ack(v1::Ack { conversation, seq }));
-            }
-        }
-        chat.map_or(Ok(()), |chat| self.pump(account, chat))
-    }
-
     /// Comes back to a chat later: when the server advises, else after pauses that double.
     pub(super) fn retry_later(&mut self, account: u32, chat: u32, failure: &v1::Failure) {
         tracing::info!(error = api_error(failure).message, "the server asks to come again later");
@@ -482,7 +433,7 @@ impl Core {
         work.attempts = 0;
         // A device that has just been set up publishes its key packages in a moment: no advice fits that.
         let advice = if failure.code() == Code::NoKeyPackages { 0 } else { u64::from(failure.retry_after_ms) };
-        work.retry_at = now + advice.max(pause);
+        work.retry_at = now + advice.max(pause).min(LONGEST_ADVICE_MS);
     }
 
     /// Tries again what waited for its time.

@@ -7,6 +7,7 @@
 
 mod calls;
 mod establish;
+mod identity;
 mod live;
 mod outbox;
 mod receive;

@@ -81,6 +81,7 @@ impl Core {
             name: name.clone(),
             alias: String::new(),
             state,
+            before_block: ContactState::Request,
             chat: None,
             identity: None,
             verified: false,

@@ -60,6 +60,8 @@ pub struct ContactRow {
     pub alias: String,
     /// What it is to us.
     pub state: ContactState,
+    /// What a blocked one was before, and is again when the block is lifted.
+    pub before_block: ContactState,
     /// The direct chat's number.
     pub chat: Option<u32>,
     /// The identity key that we go by (SubjectPublicKeyInfo); `None` until we have seen one.

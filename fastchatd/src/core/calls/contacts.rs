@@ -121,6 +121,9 @@ impl Core {
             }
         };
         self.silence(account, &row)?;
+        if row.state != ContactState::Blocked {
+            row.before_block = row.state;
+        }
         row.block_told = false;
         row.removed = false;
         let mut write = Write::default();
@@ -138,14 +141,18 @@ impl Core {
             return Ok(Err(ApiError::new(ErrorCode::Refused, format!("{} is not blocked", row.name))));
         }
         row.block_told = false;
-        self.set_contact(Write::default(), account, number, row, ContactState::Accepted)?;
+        // Who was never a contact does not become one by being blocked for a while.
+        let state = row.before_block;
+        row.removed = state == ContactState::Request && row.chat.is_none();
+        self.set_contact(Write::default(), account, number, row, state)?;
         Ok(self.viewed(account, number))
     }
 
     pub(in crate::core) fn remove_contact(&mut self, params: &OfContact) -> Outcome<Empty> {
         let (account, number, mut row) = checked!(self.contact_row(params));
         if row.state == ContactState::Blocked {
-            row.block_told = false;
+            return Ok(Err(ApiError::new(ErrorCode::Refused, format!("you have blocked {}", row.name))
+                .hint(format!("`fastchatctl contact unblock {}` first", row.name))));
         }
         row.removed = true;
         row.alias.clear();
