@@ -1,10 +1,10 @@
 //! A power cut, without the cut: the disk is an image file, and what has not reached it at some moment is lost.
 //!
-//! `power_cut DIRECTORY [PRELOAD]` mounts an ext4 image in DIRECTORY (needs root and loop devices), lets a server and two
-//! daemons keep their data on it, and copies the image while messages flow. A copy has what was written through to the
-//! device and nothing that only the page cache had. Everything goes on from the copy, as after a power cut, and every
-//! message that was acknowledged before has to be there, once, in order. PRELOAD is a library that makes fsync do nothing:
-//! with it something must be lost, or the test could not fail.
+//! `power_cut DIRECTORY [PRELOAD]` mounts an ext4 image in DIRECTORY (needs root and loop devices), lets a server and
+//! two daemons keep their data on it, and copies the image while messages flow. A copy has what was written through to
+//! the device and nothing that only the page cache had. Everything goes on from the copy, as after a power cut, and
+//! every message that was acknowledged before has to be there, once, in order. PRELOAD is a library that makes fsync do
+//! nothing: with it something must be lost, or the test could not fail.
 //!
 //! Exit code 0: nothing was lost; 3: something was; 1: it could not be tried.
 //!

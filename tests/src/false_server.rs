@@ -1,7 +1,7 @@
 //! A server that speaks the protocol, keeps everything in memory, and lies when it is told to.
 //!
-//! One task owns the books; connections send it what devices say, and it sends them what to answer. Every frame to a device
-//! passes through the [`Twist`] that the test has set.
+//! One task owns the books; connections send it what devices say, and it sends them what to answer. Every frame to a
+//! device passes through the [`Twist`] that the test has set.
 //!
 //! **Invariant**: without a twist it is honest: whatever a test sees then is no lie's doing.
 

@@ -1,8 +1,8 @@
 //! What the end-to-end tests stand on: real processes in private directories, and the people who use them.
 //!
-//! The programs are those that stand beside the test's own executable (`target/<profile>/`); `FASTCHAT_BIN` names another
-//! directory. Every process is ended with the value that holds it, and the end of its log is printed then: test runners
-//! show that when the test fails.
+//! The programs are those that stand beside the test's own executable (`target/<profile>/`); `FASTCHAT_BIN` names
+//! another directory. Every process is ended with the value that holds it, and the end of its log is printed then: test
+//! runners show that when the test fails.
 //!
 //! **Invariant**: nothing here touches the user's own daemon, bus, files or configuration; every wait has a deadline.
 

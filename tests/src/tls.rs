@@ -1,4 +1,5 @@
-//! TLS for those in the tests who are not the daemon: a client that trusts anybody, a server with a certificate of its own.
+//! TLS for those in the tests who are not the daemon: a client that trusts anybody, a server with a certificate of its
+//! own.
 //!
 //! **Invariant**: nothing here is used by the programs under test.
 

@@ -1,6 +1,7 @@
 //! Signing in and out, devices, identities, what protects the store, and whom a server pretends to be.
 //!
-//! **Invariant**: a key that changed is never used before a person said so; a refusal has its own code, text and next step.
+//! **Invariant**: a key that changed is never used before a person said so; a refusal has its own code, text and next
+//! step.
 
 use std::fs;
 
