@@ -49,6 +49,20 @@ async fn call(bus: &PrivateBus, path: &str, member: &str, arguments: &[&str]) ->
     busctl(bus, &[&["call", BUS_NAME, path, &interface, member], arguments].concat()).await
 }
 
+/// Waits until a property has a value: objects and properties follow what happens a moment later, with a signal.
+async fn property(bus: &PrivateBus, path: &str, name: &str, expected: &Value) -> Result<()> {
+    let (interface, name) = name.split_once('.').context("Interface.Property")?;
+    let interface = format!("{BUS_NAME}.{interface}");
+    let mut signals = Signals::of(bus).await?;
+    within(&format!("{name} of {path} is {expected}"), async {
+        while busctl(bus, &["get-property", BUS_NAME, path, &interface, name]).await? != Ok(expected.clone()) {
+            signals.0.next().await.context("the bus went away")??;
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// The value of a variant in `busctl`'s JSON.
 fn value<'a>(dict: &'a Value, key: &str) -> &'a Value {
     &dict[key]["data"]
@@ -77,6 +91,7 @@ async fn busctl_can_do_what_the_socket_can() -> Result<()> {
     assert_eq!(value(&made[0], "account"), &Value::from(address.clone()));
     alice.online().await?;
     let account = account_path(&address);
+    property(&bus, &account, "Account.State", &"online".into()).await?;
     let send = |to: &'static str| ["assa{sv}", "1", to, "over the bus", "1", "wait", "s", "delivered"];
     let sent = call(&bus, &account, "Account.Send", &send("bob")).await?.map_err(anyhow::Error::msg)?;
     assert_eq!(value(&value(&sent[0], "messages")[0], "state"), "delivered", "{sent}");
@@ -89,6 +104,7 @@ async fn busctl_can_do_what_the_socket_can() -> Result<()> {
     );
     bob.deliver("alice", "an answer").await?;
     let path = conversation_path(&address, &chat);
+    property(&bus, &path, "Conversation.Unread", &1.into()).await?;
     let history = call(&bus, &path, "Conversation.History", &["a{sv}", "1", "limit", "u", "10"]).await?;
     let history = history.map_err(anyhow::Error::msg)?;
     let texts: Vec<&Value> = value(&history[0], "messages")
@@ -98,9 +114,8 @@ async fn busctl_can_do_what_the_socket_can() -> Result<()> {
         .map(|message| value(message, "text"))
         .collect();
     assert_eq!(texts, ["over the bus", "an answer"]);
-    let tree = busctl(&bus, &["get-property", BUS_NAME, &path, &format!("{BUS_NAME}.Conversation"), "Unread"]).await?;
-    assert_eq!(tree.map_err(anyhow::Error::msg)?, 1);
     let contact = contact_path(&address, "bob");
+    property(&bus, &contact, "Contact.State", &"accepted".into()).await?;
     call(&bus, &contact, "Contact.SetAlias", &["sa{sv}", "Robert", "0"]).await?.map_err(anyhow::Error::msg)?;
     assert_eq!(alice.contact("bob").await?.alias, "Robert");
     let status = call(&bus, ROOT_PATH, "Daemon.Status", &["a{sv}", "0"]).await?.map_err(anyhow::Error::msg)?;
