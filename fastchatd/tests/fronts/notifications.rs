@@ -356,5 +356,5 @@ async fn a_test_says_how_it_went() {
     let (answer, answered) = oneshot::channel();
     desk.alerts.send(Alert::Test(answer)).await.unwrap();
     let error = timeout(SOON, answered).await.unwrap().unwrap().unwrap_err();
-    assert!(error.code == ErrorCode::Unreachable && error.hint.is_some(), "{error:?}");
+    assert!(error.code == ErrorCode::Refused && error.hint.is_some(), "{error:?}");
 }
