@@ -5,12 +5,12 @@
 use std::{ffi::OsString, fs, os::unix::fs::DirBuilderExt, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use fastchat_ipc::Client;
-use rustix::process::Signal;
+use fastchat_ipc::{Client, Empty, method};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::{Ctl, PATIENCE, Running, program};
+use crate::{Ctl, PATIENCE, Running, program, within};
 
 /// A daemon; running or not.
 pub struct Daemon {
@@ -97,6 +97,23 @@ impl Daemon {
             bail!("{}'s daemon ended with {status}", self.name);
         }
         Ok(())
+    }
+
+    /// Ends a daemon that something else has started in this home, and waits until it is gone.
+    ///
+    /// # Errors
+    /// None answers, or it does not end in time.
+    pub async fn end_foreign(&self) -> Result<()> {
+        let mut client = self.client().await?;
+        let pid = client.call::<method::DaemonStatus>(&Empty {}).await?.pid;
+        let mut events = client.subscribe("").await?;
+        kill_process(Pid::from_raw(pid.cast_signed()).context("its process id")?, Signal::TERM)?;
+        // Its connections end with it.
+        within("the daemon ends", async {
+            while events.next().await.is_ok() {}
+            Ok(())
+        })
+        .await
     }
 
     /// Sends a signal.

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use fastchat_ipc::{MessageState, method};
 use fastchat_tests::{Daemon, PASSWORD, Person, Server, program, within};
 use serde_json::Value;
@@ -124,13 +124,10 @@ async fn ctl_starts_a_daemon_when_none_answers() -> Result<()> {
     daemon.set("FASTCHATD", program("fastchatd")?);
     let status = daemon.ctl().may_start().ok(&["status", "--json"]).await?;
     let status: Value = serde_json::from_str(&status)?;
-    let pid = status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("its pid")?;
-    let pid = rustix::process::Pid::from_raw(pid).context("its pid")?;
     // It is on its own: the next command finds the same one.
     let again: Value = serde_json::from_str(&daemon.ctl().ok(&["status", "--json"]).await?)?;
     assert_eq!(again["pid"], status["pid"]);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-    Ok(())
+    daemon.end_foreign().await
 }
 
 #[tokio::test]

@@ -249,10 +249,7 @@ async fn the_first_call_of_the_name_on_the_bus_starts_the_daemon() -> Result<()>
     let status: HashMap<String, OwnedValue> = answer.body().deserialize()?;
     assert!(!bool::try_from(status["locked"].clone())?);
     // The same one answers on its socket.
-    let over_socket = daemon.client().await?.call::<method::DaemonStatus>(&Empty {}).await?;
-    let pid = rustix::process::Pid::from_raw(over_socket.pid.cast_signed()).context("its pid")?;
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-    Ok(())
+    daemon.end_foreign().await
 }
 
 #[tokio::test]
