@@ -108,6 +108,9 @@ impl Store {
         store.check_header(key_store)?;
         store.load_tables()?;
         store.sync()?;
+        // sled never syncs its own files' names, nor what it writes beside the log at the first opening.
+        File::open(directory.join("conf"))?.sync_all()?;
+        File::open(directory)?.sync_all()?;
         Ok(store)
     }
 
