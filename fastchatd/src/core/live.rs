@@ -29,7 +29,7 @@ pub(super) struct Live {
     pub(super) up: u64,
     pub(super) next_request: u64,
     /// Requests that the server has not answered.
-    pub(super) asked: BTreeMap<u64, Asked>,
+    pub(super) asked: BTreeMap<u64, Waiting>,
     /// Identity keys that the server named for accounts we asked about on this connection.
     pub(super) directory: BTreeMap<AccountName, Vec<u8>>,
     /// Welcomes of people whose identity changed, until somebody trusts them. The server sends them again.
@@ -66,6 +66,13 @@ pub(super) struct ChatWork {
     pub(super) retry_at: u64,
     /// Pauses made in a row.
     pub(super) pauses: u32,
+}
+
+/// A request that the server has not answered.
+pub(super) struct Waiting {
+    pub(super) asked: Asked,
+    /// When the connection is given up for want of the answer.
+    pub(super) deadline: u64,
 }
 
 /// What a request to the server was for.
@@ -131,12 +138,17 @@ impl Live {
     }
 
     /// Forgets what only the connection knew.
-    pub(super) fn disconnect(&mut self) -> BTreeMap<u64, Asked> {
+    pub(super) fn disconnect(&mut self) -> BTreeMap<u64, Waiting> {
         self.limits = None;
         self.directory.clear();
         self.presence.clear();
         self.publishing = false;
         std::mem::take(&mut self.asked)
+    }
+
+    /// When the oldest request has to be answered. Numbers grow with time, so it is the first.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        self.asked.values().next().map(|waiting| waiting.deadline)
     }
 
     pub(super) fn is_up(&self) -> bool {

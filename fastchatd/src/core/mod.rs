@@ -163,7 +163,8 @@ impl Core {
     pub fn next_deadline(&self) -> Option<u64> {
         let retries = self.work.values().map(|work| work.retry_at).filter(|at| *at > 0);
         let stalled = (!self.stalled.is_empty()).then_some(self.now + STALLED_MS);
-        self.waits.next_deadline().into_iter().chain(retries).chain(stalled).min()
+        let answers = self.live.values().filter_map(Live::next_deadline);
+        self.waits.next_deadline().into_iter().chain(retries).chain(stalled).chain(answers).min()
     }
 
     /// What the fronts have found out.
@@ -179,6 +180,7 @@ impl Core {
             self.store.expire_idempotency(self.now.saturating_sub(IDEMPOTENCY_KEPT_MS))?;
         }
         self.resume_stalled()?;
+        self.end_silence()?;
         self.retry_due()
     }
 

@@ -14,11 +14,13 @@ use crate::{
 
 use super::{
     Action, Broken, Core,
-    live::{Asked, Live},
+    live::{Asked, Live, Waiting},
 };
 
 /// One-time key packages that the server should hold for us.
 const KEY_PACKAGES: u32 = 50;
+/// How long the server may take to answer; it reads a fast device more slowly, so not little.
+const ANSWER_MS: u64 = 120_000;
 /// How old the last-resort key package may get.
 const LAST_RESORT_MS: u64 = 7 * 24 * 3600 * 1000;
 
@@ -68,12 +70,26 @@ impl Core {
         stalled.into_iter().try_for_each(|account| self.start_link(account))
     }
 
+    /// Gives up connections on which the server answers no more, though it may still say that it lives.
+    pub(super) fn end_silence(&mut self) -> Result<(), Broken> {
+        let silent = |live: &Live| live.next_deadline().is_some_and(|deadline| deadline <= self.now);
+        let silent: Vec<u32> = self.live.iter().filter(|(_, live)| silent(live)).map(|(account, _)| *account).collect();
+        for account in silent {
+            tracing::warn!("the server left a request unanswered; a new connection takes the old one's place");
+            self.actions.push(Action::StopLink(AccountKey(account)));
+            let error = ApiError::new(ErrorCode::TimedOut, "the server left a request unanswered");
+            self.link_down(account, &Down { error, retry_in: None })?;
+            self.start_link(account)?;
+        }
+        Ok(())
+    }
+
     /// Sends a request; does nothing when no session is up.
     pub(super) fn ask(&mut self, account: u32, asked: Asked, body: Ask) {
         let Some(live) = self.live.get_mut(&account).filter(|live| live.is_up()) else { return };
         let request = live.next_request;
         live.next_request += 1;
-        live.asked.insert(request, asked);
+        live.asked.insert(request, Waiting { asked, deadline: self.now + ANSWER_MS });
         let up = live.up;
         let frame = v1::ClientFrame { request, body: Some(body) };
         self.actions.push(Action::Link(AccountKey(account), ToLink::Frame { up, frame }));
@@ -143,8 +159,8 @@ impl Core {
         if matches!(state, AccountState::LoggedOut | AccountState::Untrusted) {
             self.answer_sign_ins(account);
         }
-        for (_, asked) in asked {
-            if let Asked::Logout(call) = asked {
+        for waiting in asked.into_values() {
+            if let Asked::Logout(call) = waiting.asked {
                 self.answer::<()>(call, Err(down.error.clone()));
             }
         }
@@ -239,8 +255,8 @@ impl Core {
         if frame.request == 0 {
             return self.take_push(account, body);
         }
-        let asked = self.live.get_mut(&account).and_then(|live| live.asked.remove(&frame.request));
-        match (asked, body) {
+        let waiting = self.live.get_mut(&account).and_then(|live| live.asked.remove(&frame.request));
+        match (waiting.map(|waiting| waiting.asked), body) {
             (None, _) => Ok(()),
             (Some(asked), Said::Failure(failure)) => self.take_failure(account, asked, &failure),
             (Some(asked), body) => self.take_answer(account, asked, body),

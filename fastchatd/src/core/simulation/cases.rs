@@ -93,3 +93,21 @@ fn what_went_to_an_ended_conversation_goes_out_again_and_alarms_nobody() {
     let asked = world.peers[0].to_server.iter().any(|frame| matches!(frame.body, Some(Ask::ClaimKeyPackages(_))));
     assert!(asked, "another conversation is made");
 }
+
+#[test]
+fn a_server_that_answers_no_more_is_left_and_nothing_is_lost() {
+    let mut world = settled(5);
+    let is_up = |world: &World| world.peers[0].core.as_ref().unwrap().live[&1].is_up();
+    world.write(0);
+    assert!(!std::mem::take(&mut world.peers[0].to_server).is_empty(), "a Submit that nobody answers");
+    world.now += 119_000;
+    world.step(0, Input::Tick);
+    assert!(is_up(&world));
+    world.now += 2_000;
+    world.step(0, Input::Tick);
+    assert!(!is_up(&world));
+    world.peers[0].up = None;
+    world.peers[0].to_client.clear();
+    world.heal();
+    world.check();
+}
