@@ -77,10 +77,13 @@ fn start(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    let listener = match rpc::from_systemd()? {
-        Some(listener) => listener,
-        None => rpc::bind(&config.socket)
-            .with_context(|| format!("the socket {} cannot be used", config.socket.display()))?,
+    let (listener, socket) = match rpc::from_systemd()? {
+        Some(listener) => (listener, "the service manager's".to_owned()),
+        None => {
+            let socket = config.socket.display().to_string();
+            let listener = rpc::bind(&config.socket);
+            (listener.with_context(|| format!("the socket {socket} cannot be used"))?, socket)
+        }
     };
     let mut signals = lifecycle::Signals::install()?;
     let stop = CancellationToken::new();
@@ -102,7 +105,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tokio::spawn(notify::run(alerted, api, notifications, stop.child_token())),
     ];
     tokio::pin!(engine);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %config.socket.display(), "ready");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), socket, "ready");
     lifecycle::ready();
     let mut watchdog = lifecycle::watchdog().map(tokio::time::interval);
     let outcome = loop {

@@ -25,7 +25,7 @@ impl Core {
             EventKind::ContactChanged { contact: name.clone() },
         ];
         if let Some(chat) = contact.chat {
-            self.hold_outbox(&mut write, &mut events, account, chat, &name)?;
+            self.hold_outbox(&mut write, &mut events, (account, chat), &name)?;
         }
         write.contact(account, number, Some(contact));
         self.commit(write, account, events)
@@ -42,7 +42,7 @@ impl Core {
         let mut write = Write::default();
         let mut events = vec![EventKind::ContactChanged { contact: name.to_string() }];
         if let Some(chat) = chat {
-            self.release_outbox(&mut write, &mut events, account, chat)?;
+            self.release_outbox(&mut write, &mut events, (account, chat))?;
             self.drop_creation(&mut write, account, chat)?;
         }
         write.contact(account, number, Some(contact));

@@ -254,59 +254,47 @@ impl Core {
 
     /// Nothing of a chat's outbox can go out.
     pub(super) fn fail_outbox(&mut self, account: u32, chat: u32, why: &str) -> Result<(), Broken> {
-        self.change_outbox(account, chat, MessageState::Queued, |row| fail(row, why))
+        let (mut write, mut events) = (Write::default(), Vec::new());
+        self.move_outbox(&mut write, &mut events, (account, chat), MessageState::Queued, |row| fail(row, why))?;
+        self.commit(write, account, events)
     }
 
+    /// What is queued waits until somebody trusts the contact's new identity.
     pub(super) fn hold_outbox(
         &self,
         write: &mut Write,
         events: &mut Vec<EventKind>,
-        account: u32,
-        chat: u32,
+        chat: (u32, u32),
         name: &str,
     ) -> Result<(), Broken> {
-        let title = self.chat_id(account, chat);
-        for record in self.store.outbox(account, chat) {
-            let (number, mut row) = record?;
-            if row.state == MessageState::Queued {
-                row.state = MessageState::Held;
-                row.error = held_reason(name);
-                write.outbox(account, chat, number, Some(&row))?;
-                events.push(state_event(&title, &row));
-            }
-        }
-        Ok(())
+        self.move_outbox(write, events, chat, MessageState::Queued, |row| {
+            row.state = MessageState::Held;
+            row.error = held_reason(name);
+        })
     }
 
+    /// What was held goes on.
     pub(super) fn release_outbox(
         &self,
         write: &mut Write,
         events: &mut Vec<EventKind>,
-        account: u32,
-        chat: u32,
+        chat: (u32, u32),
     ) -> Result<(), Broken> {
-        let title = self.chat_id(account, chat);
-        for record in self.store.outbox(account, chat) {
-            let (number, mut row) = record?;
-            if row.state == MessageState::Held {
-                row.state = MessageState::Queued;
-                row.error.clear();
-                write.outbox(account, chat, number, Some(&row))?;
-                events.push(state_event(&title, &row));
-            }
-        }
-        Ok(())
+        self.move_outbox(write, events, chat, MessageState::Held, |row| {
+            row.state = MessageState::Queued;
+            row.error.clear();
+        })
     }
 
-    fn change_outbox(
-        &mut self,
-        account: u32,
-        chat: u32,
+    /// Moves every message of a chat's outbox that is in one state into another.
+    fn move_outbox(
+        &self,
+        write: &mut Write,
+        events: &mut Vec<EventKind>,
+        (account, chat): (u32, u32),
         from: MessageState,
         change: impl Fn(&mut OutboxRow),
     ) -> Result<(), Broken> {
-        let mut write = Write::default();
-        let mut events = Vec::new();
         let title = self.chat_id(account, chat);
         for record in self.store.outbox(account, chat) {
             let (number, mut row) = record?;
@@ -316,7 +304,7 @@ impl Core {
                 events.push(state_event(&title, &row));
             }
         }
-        self.commit(write, account, events)
+        Ok(())
     }
 }
 

@@ -120,9 +120,9 @@ impl Core {
             write.account(account, row);
             self.commit(write, account, Vec::new())?;
         }
-        self.reset_work(account);
+        let lost = ApiError::new(ErrorCode::Unreachable, "the connection was lost before the server answered");
+        self.end_asked(account, &lost.hint("try again"));
         if let Some(live) = self.live.get_mut(&account) {
-            live.disconnect();
             live.limits = Some(up.ready.limits.unwrap_or_default());
             live.up = up.number;
             live.packages_left = up.session.key_packages_left;
@@ -147,9 +147,7 @@ impl Core {
         if state == AccountState::LoggedOut {
             self.end_session(account)?;
         }
-        self.reset_work(account);
-        let Some(live) = self.live.get_mut(&account) else { return Ok(()) };
-        let asked = live.disconnect();
+        self.end_asked(account, &down.error);
         let reason = match &down.error.hint {
             Some(hint) => format!("{} ({hint})", down.error.message),
             None => down.error.message.clone(),
@@ -159,12 +157,18 @@ impl Core {
         if matches!(state, AccountState::LoggedOut | AccountState::Untrusted) {
             self.answer_sign_ins(account);
         }
+        Ok(())
+    }
+
+    /// The connection is gone, and with it the requests that were under way on it.
+    fn end_asked(&mut self, account: u32, error: &ApiError) {
+        self.reset_work(account);
+        let asked = self.live.get_mut(&account).map(Live::disconnect).unwrap_or_default();
         for waiting in asked.into_values() {
             if let Asked::Logout(call) = waiting.asked {
-                self.answer::<()>(call, Err(down.error.clone()));
+                self.answer::<()>(call, Err(error.clone()));
             }
         }
-        Ok(())
     }
 
     fn end_session(&mut self, account: u32) -> Result<(), Broken> {
