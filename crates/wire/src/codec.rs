@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use prost::Message;
 
 /// The largest frame that either side reads once a session stands.
-pub const FRAME_LIMIT: usize = 1 << 20;
+pub const FRAME_LIMIT: usize = 16 << 20;
 /// The largest frame that a server reads from a connection without a session (it holds an identity backup).
 pub const PRE_SESSION_FRAME_LIMIT: usize = 32 << 10;
 /// The bytes of a frame's length.
