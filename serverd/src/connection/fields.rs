@@ -103,13 +103,13 @@ pub(super) fn welcomes(welcomes: &[v1::Welcome]) -> Result<Vec<NewWelcome>, Trou
         return Err(invalid(format!("at most {WELCOMES} welcomes")));
     }
     let check = |welcome: &v1::Welcome| {
-        if welcome.friend_key.len() > FRIEND_KEY {
+        if welcome.join_key.len() > FRIEND_KEY {
             return Err(invalid(format!("friend_key: at most {FRIEND_KEY} bytes")));
         }
         Ok(NewWelcome {
             device: DeviceId::from_wire(&welcome.device)?,
             welcome: sized("welcome", &welcome.welcome, WELCOME)?,
-            friend_key: Bytes::copy_from_slice(&welcome.friend_key),
+            friend_key: Bytes::copy_from_slice(&welcome.join_key),
         })
     };
     welcomes.iter().map(check).collect()

@@ -135,7 +135,7 @@ pub(super) fn joining(joining: &Joining, device: DeviceId) -> v1::ServerFrame {
         welcome: Some(v1::Welcome {
             device: device.to_wire(),
             welcome: joining.welcome.clone(),
-            friend_key: joining.friend_key.clone(),
+            join_key: joining.friend_key.clone(),
         }),
         start_seq: joining.start_seq,
         replaces: joining.replaces.map(ConversationId::to_wire).unwrap_or_default(),

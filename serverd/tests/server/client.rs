@@ -266,7 +266,7 @@ impl Client {
 }
 
 pub(crate) fn direct(peer: &str, peer_device: DeviceId, replaces: Bytes) -> v1::CreateDirect {
-    let welcome = v1::Welcome { device: peer_device.to_wire(), welcome: "welcome".into(), friend_key: "key".into() };
+    let welcome = v1::Welcome { device: peer_device.to_wire(), welcome: "welcome".into(), join_key: "key".into() };
     v1::CreateDirect {
         conversation: ConversationId::generate().to_wire(),
         peer: peer.into(),
