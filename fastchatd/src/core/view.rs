@@ -213,6 +213,8 @@ impl Core {
             kind: ChatKind::Direct,
             title: shown_name(&contact),
             contact: contact.name.to_string(),
+            verified: contact.verified,
+            group: None,
             unread: row.unread,
             muted: row.muted,
             request,
