@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal};
 
 use anstyle::AnsiColor;
 use clap::{Args, Subcommand};
-use fastchat_ipc::{Keys, OfContact, ShowKey, VerifyKey, method};
+use fastchat_ipc::{Keys, ShowKey, TrustKey, VerifyKey, method};
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
@@ -201,7 +201,7 @@ fn check_number(number: &str) -> Result<String, Failure> {
 
 impl Trust {
     async fn run(self, context: &Context) -> Outcome {
-        let request = OfContact { account: context.account.clone(), contact: self.contact };
+        let request = TrustKey { account: context.account.clone(), contact: self.contact, ..TrustKey::default() };
         let answer = context.call::<method::TrustContactKey>(&request).await?;
         if context.out.json {
             context.out.json(&answer.raw)?;

@@ -206,6 +206,12 @@ impl Watching<'_> {
                 let reason = reason.as_ref().map(|reason| format!(": {}", safe_text::line(reason))).unwrap_or_default();
                 format!("{style}{}: {word}{reason}{style:#}", safe_text::line(&event.account))
             }
+            EventKind::NewDevice { device, name } => {
+                let (name, device) = (safe_text::line(name), safe_text::argument(device));
+                format!(
+                    "{RED}a new device is on the account: {name}. If it is not yours: fastchatctl device revoke {device}{RED:#}"
+                )
+            }
             EventKind::EventsLost {} => {
                 format!("{YELLOW}older events are no longer kept; fastchatctl history CHAT shows messages{YELLOW:#}")
             }
@@ -217,6 +223,8 @@ impl Watching<'_> {
             EventKind::ChatRead { chat, unread } => format!("{}: {unread} unread", self.title(event, chat).await),
             EventKind::ChatChanged { chat } => format!("{} has changed", self.title(event, chat).await),
             EventKind::ContactChanged { contact } => format!("contact {} has changed", safe_text::line(contact)),
+            EventKind::GroupChanged { chat, .. } => format!("group {} has changed", self.title(event, chat).await),
+            EventKind::DevicesChanged {} => "the account's devices have changed".to_owned(),
             EventKind::AccountChanged {} => "the accounts have changed".to_owned(),
         };
         Some(format!("{DIM}{}{DIM:#} {line}", clock.stamp(event.at_ms)))

@@ -4,7 +4,7 @@
 
 use fastchat_e2ee::{Fingerprint, IdentityKey};
 use fastchat_ipc::{
-    Account, AccountState, ApiError, Chat, ChatKind, Contact, ContactState, ErrorCode, EventKind, Message, MessageKind,
+    Account, AccountState, ApiError, Chat, ChatKind, Contact, ContactState, ErrorCode, EventKind, GroupState, Message, MessageKind,
     MessageState, Sent,
 };
 use fastchat_wire::{AccountName, MessageId};
@@ -329,6 +329,7 @@ impl Core {
             request,
             held: self.is_held(account, number),
             verified: self.is_verified(account, number),
+            group: group.map(GroupRow::state),
             last,
         })
     }
@@ -443,6 +444,17 @@ impl GroupRow {
     /// Whether we are, or are about to be, in it.
     pub(super) fn is_current(&self) -> bool {
         matches!(self.standing, Standing::Active | Standing::Joining | Standing::Leaving)
+    }
+
+    /// As the API names it.
+    pub(super) fn state(&self) -> GroupState {
+        match self.standing {
+            Standing::Active => GroupState::Active,
+            Standing::Joining => GroupState::Joining,
+            Standing::Leaving => GroupState::Leaving,
+            Standing::Left => GroupState::Left,
+            Standing::Deleted => GroupState::Deleted,
+        }
     }
 
     pub(super) fn admins(&self) -> impl Iterator<Item = &AccountName> {
