@@ -22,6 +22,7 @@ mod password;
 mod safety;
 mod state;
 mod storage;
+pub mod sync;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -36,5 +37,6 @@ pub use key_package::{KEY_PACKAGE_LIFETIME, KeyPackageError};
 pub use message::{MAX_PAYLOAD_BYTES, OpenError, Opened, SealError, Sealed};
 pub use password::{BackupError, BackupKey, KdfParams, PasswordError, PasswordKeys};
 pub use safety::safety_number;
+pub use sync::Sync;
 pub use state::{Changes, StateStore, StoreError};
 pub use transaction::Transaction;

@@ -48,7 +48,12 @@ impl Core {
         contacts.range((account, 0)..=(account, u32::MAX)).map(|((_, number), row)| (*number, row))
     }
 
+    /// The chats that a person sees.
     pub(super) fn chats_of(&self, account: u32) -> impl Iterator<Item = (u32, &ChatRow)> {
+        self.all_chats_of(account).filter(|(_, row)| row.peer != Peer::Own)
+    }
+
+    pub(super) fn all_chats_of(&self, account: u32) -> impl Iterator<Item = (u32, &ChatRow)> {
         let chats = &self.store.tables().chats;
         chats.range((account, 0)..=(account, u32::MAX)).map(|((_, number), row)| (*number, row))
     }
