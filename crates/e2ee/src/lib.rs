@@ -8,6 +8,7 @@
 //! **Invariant**: a [`Transaction`] method that fails has changed nothing, and nothing is shown as somebody's message
 //! unless a device that their account identity certified has signed it for this conversation and this message id.
 
+mod archive;
 mod certificate;
 mod content;
 mod device;
@@ -16,6 +17,7 @@ mod encoding;
 mod friend_key;
 mod identity;
 mod key_package;
+mod linking;
 mod message;
 mod mls;
 mod password;
@@ -26,6 +28,10 @@ mod storage;
 mod tests;
 mod transaction;
 
+pub use archive::{
+    ARCHIVE_HEADER_BYTES, ARCHIVE_SEGMENT_BYTES, ArchiveError, ArchiveKey, ArchiveOpener, ArchiveSealer,
+    MAX_RECORD_BYTES,
+};
 pub use certificate::CertificateError;
 pub use content::{Body, Content, ContentError, MAX_TEXT_BYTES, Text};
 pub use device::{Device, DeviceError};
@@ -33,6 +39,10 @@ pub use direct::{CreateError, Created, JoinError, Joined, PeerPackages};
 pub use friend_key::FriendKeyError;
 pub use identity::{Fingerprint, Identity, IdentityError, IdentityKey};
 pub use key_package::{KEY_PACKAGE_LIFETIME, KeyPackageError};
+pub use linking::{
+    Agreed, HalfAgreed, KnownDevice, LinkError, LinkPackage, MAX_LINK_MESSAGE_BYTES, NewDevice, Offered, Ready,
+    Revealed, link_abort,
+};
 pub use message::{MAX_PAYLOAD_BYTES, OpenError, Opened, SealError, Sealed};
 pub use password::{BackupError, BackupKey, KdfParams, PasswordError, PasswordKeys};
 pub use safety::safety_number;
