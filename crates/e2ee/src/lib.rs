@@ -41,7 +41,7 @@ pub use identity::{Fingerprint, Identity, IdentityError, IdentityKey};
 pub use key_package::{KEY_PACKAGE_LIFETIME, KeyPackageError};
 pub use linking::{
     Agreed, HalfAgreed, KnownDevice, LinkError, LinkPackage, MAX_LINK_MESSAGE_BYTES, NewDevice, Offered, Ready,
-    Revealed, link_abort,
+    Revealed, is_link_done, link_abort, link_done,
 };
 pub use message::{MAX_PAYLOAD_BYTES, OpenError, Opened, SealError, Sealed};
 pub use password::{BackupError, BackupKey, KdfParams, PasswordError, PasswordKeys};

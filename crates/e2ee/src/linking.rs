@@ -3,13 +3,14 @@
 //!
 //! ```text
 //!  new device                                                   device of the account
-//!  code: commitment = H(public key, nonce, H(consent), name)  ──person──>
+//!  code: commitment = H(public key, nonce, H(consent), device)  ──person──>
 //!  1 Key      HPKE public key                                 ──────>   picks its nonce
 //!             <──────  2 Offer   nonce, account, fingerprint of the account's identity
-//!  3 Reveal   nonce, H(consent), name                         ──────>   compares with the commitment
+//!  3 Reveal   nonce, H(consent), device                       ──────>   compares with the commitment
 //!  both show the same six digits of H(commitment, both nonces, account, fingerprint); the person compares
 //!  4 Consent  consent                                         ──────>   compares with H(consent)
-//!             <──────  5 Package HPKE: identity, grant
+//!             <──────  5 Package HPKE: account, identity, grant
+//!  6 Done                                                     ──────>
 //! ```
 //! Whoever sits between the two must fix all that is his before he learns the nonce that would tell him what the digits
 //! become, so he has one guess in a million. Nothing else in the digits is his to choose: every field of the new device
@@ -32,6 +33,7 @@ use openmls_traits::{
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{Fingerprint, Identity, IdentityError, encoding, mls::SUITE};
@@ -88,9 +90,10 @@ pub enum LinkError {
 enum Message {
     Key { public: Vec<u8> },
     Offer { nonce: [u8; NONCE_BYTES], account: String, identity: [u8; 32] },
-    Reveal { nonce: [u8; NONCE_BYTES], consent: [u8; 32], name: String },
+    Reveal { nonce: [u8; NONCE_BYTES], consent: [u8; 32], device: [u8; 16], name: String },
     Consent { consent: [u8; NONCE_BYTES] },
     Package { kem_output: Vec<u8>, ciphertext: Vec<u8> },
+    Done,
     Abort,
 }
 
@@ -109,20 +112,37 @@ pub fn link_abort() -> Result<Vec<u8>, LinkError> {
     write(&Message::Abort)
 }
 
+/// Message 6: the new device is in. Nothing depends on it but what the other device shows.
+///
+/// # Errors
+/// It does not encode (it always does).
+pub fn link_done() -> Result<Vec<u8>, LinkError> {
+    write(&Message::Done)
+}
+
+/// Reads message 6.
+///
+/// # Errors
+/// It is something else, or the end.
+pub fn is_link_done(message: &[u8]) -> Result<(), LinkError> {
+    if matches!(read(message, "report")?, Message::Done) { Ok(()) } else { Err(LinkError::Malformed("report")) }
+}
+
 /// The new device, waiting for an offer.
 pub struct NewDevice {
     pub(crate) keys: HpkeKeyPair,
     nonce: [u8; NONCE_BYTES],
     consent: Zeroizing<[u8; NONCE_BYTES]>,
+    device: Uuid,
     name: String,
 }
 
 impl NewDevice {
-    /// Makes the keys of a link. `name` is what the device calls itself.
+    /// Makes the keys of a link. `device` is the id that this device will have, `name` what it calls itself.
     ///
     /// # Errors
     /// The key generator failed, or the name is longer than 64 bytes or has control characters.
-    pub fn begin(name: &str) -> Result<Self, LinkError> {
+    pub fn begin(device: Uuid, name: &str) -> Result<Self, LinkError> {
         check_name(name)?;
         let seed = Zeroizing::new(rand::random::<[u8; 32]>());
         let keys = RustCrypto::default().derive_hpke_keypair(SUITE.hpke_config(), seed.as_slice());
@@ -130,6 +150,7 @@ impl NewDevice {
             keys: keys.map_err(|_| LinkError::Key)?,
             nonce: rand::random(),
             consent: Zeroizing::new(rand::random()),
+            device,
             name: name.to_owned(),
         })
     }
@@ -137,7 +158,7 @@ impl NewDevice {
     /// What goes into the code that the other device reads.
     #[must_use]
     pub fn commitment(&self) -> [u8; 32] {
-        commitment(&self.keys.public, &self.nonce, &consent_hash(&self.consent), &self.name)
+        commitment(&self.keys.public, &self.nonce, &consent_hash(&self.consent), self.device.as_bytes(), &self.name)
     }
 
     /// Message 1.
@@ -159,7 +180,8 @@ impl NewDevice {
         check_name(&account)?;
         let transcript = transcript(&self.commitment(), &self.nonce, &nonce, &account, &identity);
         let consent = consent_hash(&self.consent);
-        let reveal = write(&Message::Reveal { nonce: self.nonce, consent, name: self.name })?;
+        let device = self.device.into_bytes();
+        let reveal = write(&Message::Reveal { nonce: self.nonce, consent, device, name: self.name })?;
         let identity = Fingerprint(identity);
         Ok((Offered { keys: self.keys, consent: self.consent, account, identity, transcript }, reveal))
     }
@@ -277,16 +299,17 @@ impl KnownDevice {
     /// # Errors
     /// It does not fit the commitment; or the end.
     pub fn take_reveal(self, message: &[u8]) -> Result<Revealed, LinkError> {
-        let Message::Reveal { nonce, consent, name } = read(message, "answer")? else {
+        let Message::Reveal { nonce, consent, device, name } = read(message, "answer")? else {
             return Err(LinkError::Malformed("answer"));
         };
-        if commitment(&self.public, &nonce, &consent, &name) != self.commitment {
+        if commitment(&self.public, &nonce, &consent, &device, &name) != self.commitment {
             return Err(LinkError::Commitment);
         }
         check_name(&name)?;
         let transcript = transcript(&self.commitment, &nonce, &self.nonce, &self.account, &self.identity.0);
         let Self { public, account, identity, .. } = self;
-        Ok(Revealed { public, account, identity, consent, name, transcript })
+        let device = Uuid::from_bytes(device);
+        Ok(Revealed { public, account, identity, consent, device, name, transcript })
     }
 }
 
@@ -296,11 +319,18 @@ pub struct Revealed {
     pub(crate) account: String,
     pub(crate) identity: Fingerprint,
     consent: [u8; 32],
+    device: Uuid,
     name: String,
     transcript: [u8; 32],
 }
 
 impl Revealed {
+    /// The id that the new device will have.
+    #[must_use]
+    pub fn device(&self) -> Uuid {
+        self.device
+    }
+
     /// What the new device calls itself.
     #[must_use]
     pub fn device_name(&self) -> &str {
@@ -395,16 +425,16 @@ fn check_name(name: &str) -> Result<(), LinkError> {
     }
 }
 
-fn commitment(public: &[u8], nonce: &[u8; NONCE_BYTES], consent: &[u8; 32], name: &str) -> [u8; 32] {
-    digest(COMMITMENT_DOMAIN, &[public, nonce, consent, name.as_bytes()])
+fn commitment(public: &[u8], nonce: &[u8; NONCE_BYTES], consent: &[u8; 32], device: &[u8; 16], name: &str) -> [u8; 32] {
+    digest(COMMITMENT_DOMAIN, &[public, nonce, consent, device, name.as_bytes()])
 }
 
 fn consent_hash(consent: &[u8; NONCE_BYTES]) -> [u8; 32] {
     digest(CONSENT_DOMAIN, &[consent])
 }
 
-/// All that the two have said to each other until they compare. The commitment stands for the new device's key, consent
-/// and name; its nonce is in here once more, because the commitment is known to everybody from the start.
+/// All that the two have said to each other until they compare. The commitment stands for the new device's key, consent,
+/// id and name; its nonce is in here once more, because the commitment is known to everybody from the start.
 fn transcript(
     commitment: &[u8; 32],
     new: &[u8; NONCE_BYTES],

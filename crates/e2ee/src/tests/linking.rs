@@ -2,13 +2,20 @@
 //!
 //! **Invariant**: a test of an attack plays it to its end: the digits differ, or a side refuses.
 
+use uuid::Uuid;
+
 use super::people::{ALICE, BOB, identity_of};
 use crate::{
     Agreed, KnownDevice, LinkError, LinkPackage, MAX_LINK_MESSAGE_BYTES, NewDevice, Offered, Ready, Revealed,
-    link_abort,
+    is_link_done, link_abort, link_done,
 };
 
 const GRANT: [u8; 32] = [7; 32];
+const DEVICE: Uuid = Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001);
+
+fn new_device(name: &str) -> Result<NewDevice, LinkError> {
+    NewDevice::begin(DEVICE, name)
+}
 
 /// The account's device, on the first message of a new one whose code it has read.
 fn known(code: [u8; 32], first: &[u8], account: &str) -> (KnownDevice, Vec<u8>) {
@@ -17,7 +24,7 @@ fn known(code: [u8; 32], first: &[u8], account: &str) -> (KnownDevice, Vec<u8>) 
 
 /// Both sides up to where their people compare.
 fn compared() -> (Offered, Revealed) {
-    let new = NewDevice::begin("tablet").unwrap();
+    let new = new_device("tablet").unwrap();
     let (known, offer) = known(new.commitment(), &new.first_message().unwrap(), ALICE);
     let (new, reveal) = new.take_offer(&offer).unwrap();
     (new, known.take_reveal(&reveal).unwrap())
@@ -47,7 +54,7 @@ fn code(result: Result<impl Sized, LinkError>) -> &'static str {
 fn a_new_device_gets_identity_and_grant_after_both_have_agreed_to_the_same_digits() {
     let (new, known) = compared();
     assert_eq!((new.sas(), new.account()), (known.sas(), ALICE));
-    assert_eq!(known.device_name(), "tablet");
+    assert_eq!((known.device_name(), known.device()), ("tablet", DEVICE));
     let digits: String = new.sas().chars().filter(char::is_ascii_digit).collect();
     assert_eq!((digits.len(), new.sas().len()), (6, 7));
     let (new, consent) = new.agree().unwrap();
@@ -67,7 +74,7 @@ fn each_link_has_other_digits() {
 
 #[test]
 fn a_key_swapped_in_the_mailbox_does_not_fit_the_code() {
-    let (new, mallory) = (NewDevice::begin("tablet").unwrap(), NewDevice::begin("tablet").unwrap());
+    let (new, mallory) = (new_device("tablet").unwrap(), new_device("tablet").unwrap());
     let (known, offer) = known(new.commitment(), &mallory.first_message().unwrap(), ALICE);
     let (_, reveal) = new.take_offer(&offer).unwrap();
     assert_eq!(code(known.take_reveal(&reveal)), "commitment");
@@ -75,15 +82,15 @@ fn a_key_swapped_in_the_mailbox_does_not_fit_the_code() {
 
 #[test]
 fn an_answer_swapped_in_the_mailbox_does_not_fit_the_code() {
-    let new = NewDevice::begin("tablet").unwrap();
+    let new = new_device("tablet").unwrap();
     let (known, offer) = known(new.commitment(), &new.first_message().unwrap(), ALICE);
-    let (_, reveal) = NewDevice::begin("tablet").unwrap().take_offer(&offer).unwrap();
+    let (_, reveal) = new_device("tablet").unwrap().take_offer(&offer).unwrap();
     assert_eq!(code(known.take_reveal(&reveal)), "commitment");
 }
 
 #[test]
 fn every_changed_byte_of_an_answer_is_refused_or_changes_nothing() {
-    let new = NewDevice::begin("tablet").unwrap();
+    let new = new_device("tablet").unwrap();
     let first = new.first_message().unwrap();
     let commitment = new.commitment();
     let identity = identity_of(ALICE).public().fingerprint();
@@ -100,7 +107,7 @@ fn every_changed_byte_of_an_answer_is_refused_or_changes_nothing() {
 #[test]
 fn whoever_answers_both_sides_in_their_place_shows_them_different_digits() {
     // Not even the code came over unharmed: mallory is a new device for alice's, and alice's for the new device.
-    let (new, mallory) = (NewDevice::begin("tablet").unwrap(), NewDevice::begin("tablet").unwrap());
+    let (new, mallory) = (new_device("tablet").unwrap(), new_device("tablet").unwrap());
     let (alices, offer) = known(mallory.commitment(), &mallory.first_message().unwrap(), ALICE);
     let (mallory, answer) = mallory.take_offer(&offer).unwrap();
     let alices = alices.take_reveal(&answer).unwrap();
@@ -114,7 +121,7 @@ fn whoever_answers_both_sides_in_their_place_shows_them_different_digits() {
 #[test]
 fn an_offer_swapped_in_the_mailbox_shows_other_digits() {
     for account in [ALICE, BOB] {
-        let new = NewDevice::begin("tablet").unwrap();
+        let new = new_device("tablet").unwrap();
         let first = new.first_message().unwrap();
         let commitment = new.commitment();
         let (alices, _) = known(commitment, &first, ALICE);
@@ -178,28 +185,29 @@ fn another_identity_than_the_offered_one_is_not_sealed() {
 #[test]
 fn an_end_is_understood_at_every_step() {
     let end = link_abort().unwrap();
-    assert_eq!(code(NewDevice::begin("").unwrap().take_offer(&end)), "aborted");
+    assert_eq!(code(new_device("").unwrap().take_offer(&end)), "aborted");
     let identity = identity_of(ALICE).public().fingerprint();
     assert_eq!(code(KnownDevice::begin([0; 32], &end, ALICE, identity)), "aborted");
-    let new = NewDevice::begin("").unwrap();
+    let new = new_device("").unwrap();
     let (known, _) = known(new.commitment(), &new.first_message().unwrap(), ALICE);
     assert_eq!(code(known.take_reveal(&end)), "aborted");
     assert_eq!(code(compared().1.agree().take_consent(&end)), "aborted");
     assert_eq!(code(agreed().0.open(&end)), "aborted");
+    assert_eq!((code(is_link_done(&end)), code(is_link_done(&link_done().unwrap()))), ("aborted", "ok"));
 }
 
 #[test]
 fn a_message_out_of_its_turn_or_replayed_is_refused() {
-    let new = NewDevice::begin("").unwrap();
+    let new = new_device("").unwrap();
     let first = new.first_message().unwrap();
     assert_eq!(code(new.take_offer(&first)), "malformed");
-    let new = NewDevice::begin("").unwrap();
+    let new = new_device("").unwrap();
     let (known_device, offer) = known(new.commitment(), &first, ALICE);
     assert_eq!(code(known_device.take_reveal(&offer)), "malformed");
     assert_eq!(code(compared().1.agree().take_consent(&offer)), "malformed");
     assert_eq!(code(agreed().0.open(&offer)), "malformed");
     // An answer from an earlier link, word for word.
-    let (_, old) = NewDevice::begin("").unwrap().take_offer(&offer).unwrap();
+    let (_, old) = new_device("").unwrap().take_offer(&offer).unwrap();
     let (again, _) = known(new.commitment(), &first, ALICE);
     assert_eq!(code(again.take_reveal(&old)), "commitment");
 }
@@ -211,12 +219,12 @@ fn messages_and_names_out_of_their_bounds_are_refused() {
     assert_eq!(code(KnownDevice::begin([0; 32], &long, ALICE, identity)), "malformed");
     assert_eq!(code(KnownDevice::begin([0; 32], &[], ALICE, identity)), "malformed");
     // A key of another length must not reach the KEM.
-    let mut short = NewDevice::begin("").unwrap();
+    let mut short = new_device("").unwrap();
     short.keys.public.pop();
     assert_eq!(code(KnownDevice::begin([0; 32], &short.first_message().unwrap(), ALICE, identity)), "malformed");
-    assert_eq!(code(NewDevice::begin("a\nb")), "malformed");
-    assert_eq!(code(NewDevice::begin(&"x".repeat(65))), "malformed");
-    let new = NewDevice::begin("").unwrap();
+    assert_eq!(code(new_device("a\nb")), "malformed");
+    assert_eq!(code(new_device(&"x".repeat(65))), "malformed");
+    let new = new_device("").unwrap();
     let (_, offer) =
         KnownDevice::begin(new.commitment(), &new.first_message().unwrap(), "al\x1bice", identity).unwrap();
     assert_eq!(code(new.take_offer(&offer)), "malformed");
