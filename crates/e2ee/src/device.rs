@@ -63,6 +63,16 @@ impl Device {
         Ok(Self { account: self.account.clone(), id: self.id, keys: self.keys.clone(), certificate })
     }
 
+    /// This device under another identity of its account: same id, same key, a certificate of `identity`.
+    ///
+    /// # Errors
+    /// The identity's signature failed.
+    pub fn recertify(&self, identity: &Identity) -> Result<Self, DeviceError> {
+        let (account, keys) = (self.account.clone(), self.keys.clone());
+        let certificate = certificate::issue(identity, &account, self.id, keys.public())?;
+        Ok(Self { account, id: self.id, keys, certificate })
+    }
+
     /// Reads what [`Device::to_bytes`] wrote.
     ///
     /// # Errors
