@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use std::time::Duration;
 
 use crate::commands::{
-    account, chats, completion, contact, history, key, notify, outbox, rpc, send, sign_in, unlock, unread, watch,
+    account, backup, chats, completion, contact, device, group, history, key, link, notify, outbox, password, rpc,
+    send, sign_in, unlock, unread, watch,
 };
 use crate::local_time::parse_duration;
 
@@ -77,6 +78,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Register(sign_in::Register),
     Login(sign_in::Login),
+    Link(link::Link),
     Logout(account::Logout),
     Status(account::Status),
     Whoami(account::Whoami),
@@ -89,9 +91,16 @@ pub(crate) enum Command {
     Unread(unread::Unread),
     MarkRead(chats::MarkRead),
     #[command(subcommand)]
+    Group(group::Group),
+    #[command(subcommand)]
     Contact(contact::Contact),
     #[command(subcommand)]
     Key(key::Key),
+    #[command(subcommand)]
+    Device(device::Device),
+    Password(password::Password),
+    #[command(subcommand)]
+    Backup(backup::Backup),
     #[command(subcommand)]
     Outbox(outbox::Outbox),
     #[command(subcommand)]
