@@ -18,7 +18,7 @@ Exit codes: 0 ok, 1 usage, 2 internal, 3 network or server, 4 untrusted key, 5 r
 
 /// What the long help adds. Paragraphs are one line each: clap wraps them.
 const AFTER_LONG: &str = "\
-People, groups and chats are addressed by name or alias.
+People are addressed by name or alias, groups by their name, or by their id where several have it.
 
 With --json each command prints the daemon's result as one JSON line (`watch`: one line per event), and a failure as \
 one line on stderr: {\"error\":{\"code\":…,\"message\":…,\"exit\":…,\"hint\":…,\"data\":…}}.
@@ -38,6 +38,7 @@ Exit codes:
 Examples:
   fastchatctl register alice@chat.example.org
   fastchatctl send bob -m 'hi'
+  fastchatctl group create ops bob carol
   systemctl status nginx | fastchatctl send ops -
   fastchatctl watch --event message_received --json | jq -r .message.text";
 
