@@ -159,7 +159,7 @@ impl Core {
             StoreError::Damaged
         };
         let account = self.store.tables().accounts.iter().find(|(_, row)| {
-            row.name == rotated.account && row.server == rotated.server
+            row.name == rotated.account.account && row.server == rotated.account.server
         });
         let Some((account, mut row)) = account.map(|(number, row)| (*number, row.clone())) else {
             let error = ApiError::new(ErrorCode::NoAccount, "the account is gone");

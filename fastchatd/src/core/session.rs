@@ -321,7 +321,7 @@ impl Core {
             (Asked::RenameDevice(call, device), Said::Done(_)) => self.device_renamed(account, call, device),
             (Asked::RevokeDevice(call), Said::Done(_)) => self.device_revoked(account, call),
             (Asked::Grant(call), Said::LinkGrant(grant)) => {
-                self.granted(account, call, &grant);
+                self.granted(call, &grant);
                 Ok(())
             }
             (Asked::Create { chat, conversation }, Said::Direct(direct)) => {

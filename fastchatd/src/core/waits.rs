@@ -69,7 +69,8 @@ impl Core {
     /// Answers what can be answered, or has waited long enough.
     pub(super) fn settle_waits(&mut self) -> Result<(), Broken> {
         let changed = std::mem::take(&mut self.waits.check);
-        let due = |deadline: u64| changed || deadline <= self.now;
+        let now = self.now;
+        let due = |deadline: u64| changed || deadline <= now;
         let sends: Vec<CallId> = self.waits.sends.iter().filter(|(_, w)| due(w.deadline)).map(|(id, _)| *id).collect();
         let reads: Vec<CallId> = self.waits.reads.iter().filter(|(_, (_, d))| due(*d)).map(|(id, _)| *id).collect();
         for call in sends {

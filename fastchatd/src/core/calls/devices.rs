@@ -120,6 +120,11 @@ impl Core {
         }
     }
 
+    /// The server has given the grant that another device shall log in with.
+    pub(in crate::core) fn granted(&mut self, call: CallId, grant: &v1::LinkGrant) {
+        self.answer(call, Ok(serde_json::json!({ "grant": grant.grant.to_vec() })));
+    }
+
     pub(in crate::core) fn device_revoked(&mut self, account: u32, call: CallId) -> Result<(), Broken> {
         self.answer(call, Ok(Empty {}));
         self.list_devices(account);

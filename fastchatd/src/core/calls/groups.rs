@@ -13,7 +13,7 @@ use fastchat_wire::{AccountName, ConversationId, v1};
 use prost::Message as _;
 
 use crate::store::{
-    StoreError, Write,
+    StoreError,
     rows::{GroupRow, MemberRow, Standing, TaskRow},
 };
 

@@ -67,9 +67,9 @@ impl Core {
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
         match transaction.process(id.0, message.0, payload) {
-            Ok(Processed::Leaving { account: who, .. }) => {
+            Ok(Processed::Leaving(who)) => {
                 step.write.state(account, transaction.into_changes());
-                self.leaving(step, &who)?;
+                self.leaving(step, &who.account)?;
                 Ok(None)
             }
             Ok(Processed::Applied(applied)) => {
@@ -90,21 +90,34 @@ impl Core {
                 tracing::error!(%error, "the encryption state cannot be read");
                 Err(StoreError::Damaged)
             }
-            Err(ProcessError::NotAllowed(why)) if step.chat.peer == Peer::Group => {
-                tracing::warn!(why, "the server let a change through that is not allowed");
-                step.notice(
-                    self.now,
-                    format!("a change of this group is refused, though the server let it through: {why}; this device follows the group no more"),
-                )?;
-                self.end_group(&mut step, Standing::Left)?;
+            Err(error @ (ProcessError::NotAllowed(_) | ProcessError::Certificate(_))) => {
+                tracing::warn!(%error, "the server let a change through that is not allowed");
+                let text = format!("the server let a change through that this device refuses to follow: {error}");
+                step.notice(self.now, text)?;
+                if step.chat.peer == Peer::Group {
+                    self.end_group(&mut step, Standing::Left)?;
+                }
                 self.finish(step)?;
+                if self.group_row(account, chat).is_none() {
+                    self.leave(account, chat, id)?;
+                }
                 Ok(Some(chat))
             }
             Err(error) => {
                 tracing::warn!(%error, "a change of a conversation cannot be followed");
+                let lost = match &error {
+                    ProcessError::UnknownConversation => true,
+                    ProcessError::WrongEpoch { current, found } => found > current,
+                    _ => false,
+                };
+                if !lost {
+                    step.unreadable(self.now, message, None, &error.to_string())?;
+                }
                 self.finish(step)?;
-                self.state_lost(account, chat, id)?;
-                Ok(None)
+                if lost {
+                    self.state_lost(account, chat, id)?;
+                }
+                Ok((!lost).then_some(chat))
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use fastchat_e2ee::{Change, CommitError, GroupProfile, IdentityKey, PeerPackages, Transaction};
+use fastchat_e2ee::{Change, CommitError, GroupProfile, IdentityKey, PeerPackages, Refusal, Transaction};
 use fastchat_ipc::{ApiError, ErrorCode, EventKind};
 use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1};
 use prost::Message as _;
@@ -127,11 +127,7 @@ impl Core {
                 match present.is_empty() {
                     true => Next::Done,
                     false => {
-                        let admins = group.admins().filter(|name| !names.contains(name)).map(ToString::to_string);
-                        let admins: Vec<String> = admins.collect();
-                        // Who is removed is no admin either.
-                        let profile = (admins.len() < group.admins().count()).then(|| group.profile(admins));
-                        Next::Commit(Wanted { remove_accounts: present, profile, ..Wanted::default() })
+                        Next::Commit(Wanted { remove_accounts: present, ..Wanted::default() })
                     }
                 }
             }
@@ -247,6 +243,7 @@ impl Core {
                 tracing::error!(%error, "the encryption state cannot be read");
                 return Err(StoreError::Damaged);
             }
+            Err(CommitError::NotAMember(_)) => return Ok(false),
             Err(CommitError::UnknownConversation) => {
                 self.state_lost(account, chat, id)?;
                 return Ok(true);
@@ -370,9 +367,9 @@ fn profile_only(profile: GroupProfile) -> Next {
 
 fn commit_error(error: &CommitError) -> ApiError {
     match error {
+        CommitError::NotAllowed(Refusal::Full) => ApiError::new(ErrorCode::GroupFull, error.to_string()),
         CommitError::NotAllowed(_) => ApiError::new(ErrorCode::NotAllowed, error.to_string())
             .hint("`fastchatctl group show NAME` shows who is an admin"),
-        CommitError::Full => ApiError::new(ErrorCode::GroupFull, error.to_string()),
         _ => ApiError::new(ErrorCode::Refused, error.to_string()),
     }
 }
