@@ -288,7 +288,7 @@ pub struct CursorMove {
     pub device: DeviceId,
     /// Everything up to here is durable there.
     pub seq: u64,
-    /// It has taken its Joining.
+    /// It has taken its Joining (whose start is no later than `seq`).
     pub joined: bool,
 }
 

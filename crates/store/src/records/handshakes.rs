@@ -19,6 +19,8 @@ pub struct NewLeaf {
     pub signature_key: Bytes,
     /// RSA public key (DER) of the account.
     pub identity_key: Bytes,
+    /// The content of its credential.
+    pub certificate: Bytes,
 }
 
 /// A group to make, with one member.
@@ -130,8 +132,8 @@ pub struct NewCommit {
     pub left: Vec<AccountName>,
     /// The committing device joins by this commit.
     pub external: bool,
-    /// The committing device's leaf is under this identity now, and was under another one.
-    pub identity: Option<Bytes>,
+    /// The committing device's leaf, when it is under another identity than before.
+    pub reidentified: Option<NewLeaf>,
     /// The group ends with this commit.
     pub deleted: bool,
 }
@@ -157,7 +159,8 @@ pub enum HandshakeAppended {
         /// The conversation that took its place.
         by: Option<ConversationId>,
     },
-    /// An account that is added has blocked the committing one.
+    /// An account that is added has blocked the committing one; or in a direct conversation, the other one has (then
+    /// this names the committing one itself).
     Refused(AccountName),
     /// Another commit was first.
     StaleEpoch {

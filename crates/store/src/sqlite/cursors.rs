@@ -25,8 +25,8 @@ fn save(connection: &Connection, moves: &[CursorMove]) -> Result<()> {
             moved.insert(conversation);
         }
         if *joined {
-            let sql = "DELETE FROM joining WHERE conversation = ?1 AND device = ?2";
-            columns::execute(connection, sql, [conversation, device])?;
+            let sql = "DELETE FROM joining WHERE conversation = ?1 AND device = ?2 AND start_seq <= ?3";
+            columns::execute(connection, sql, params![conversation, device, seq])?;
         }
     }
     for conversation in moved {

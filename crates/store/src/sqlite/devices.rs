@@ -101,9 +101,15 @@ pub(super) fn of_account(connection: &Connection, account: &AccountName) -> Resu
 /// Whether a leaf is what we know of its device.
 pub(super) fn is_leaf(connection: &Connection, leaf: &NewLeaf) -> Result<bool> {
     let sql = "SELECT 1 FROM device d JOIN account a ON a.name = d.account
-               WHERE d.id = ?1 AND d.account = ?2 AND d.signature_key = ?3 AND a.identity_key = ?4";
-    let values =
-        params![leaf.device.as_bytes(), leaf.account.as_str(), &leaf.signature_key[..], &leaf.identity_key[..]];
+               WHERE d.id = ?1 AND d.account = ?2 AND d.signature_key = ?3 AND a.identity_key = ?4
+               AND d.certificate = ?5";
+    let values = params![
+        leaf.device.as_bytes(),
+        leaf.account.as_str(),
+        &leaf.signature_key[..],
+        &leaf.identity_key[..],
+        &leaf.certificate[..],
+    ];
     Ok(columns::first(connection, sql, values, |_| Ok(()))?.is_some())
 }
 

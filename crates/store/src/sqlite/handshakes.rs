@@ -145,6 +145,9 @@ fn append_one(connection: &Connection, append: &AppendHandshake) -> Result<Hands
     if there.pending != append.pending {
         return Ok(HandshakeAppended::Raced);
     }
+    if there.kind == ConversationKind::Direct && is_blocked_by_peer(connection, append)? {
+        return Ok(HandshakeAppended::Refused(append.account.clone()));
+    }
     if let Some(commit) = &append.commit
         && let Some(refusal) = refusal(connection, append, commit)?
     {
@@ -153,17 +156,19 @@ fn append_one(connection: &Connection, append: &AppendHandshake) -> Result<Hands
     insert(connection, append, there.kind)
 }
 
+fn is_blocked_by_peer(connection: &Connection, append: &AppendHandshake) -> Result<bool> {
+    let sql = "SELECT 1 FROM conversation c JOIN block b ON b.owner = iif(c.low = ?2, c.high, c.low)
+               AND b.blocked = ?2 WHERE c.id = ?1";
+    let values = params![append.conversation.as_bytes(), append.account.as_str()];
+    Ok(columns::first(connection, sql, values, |_| Ok(()))?.is_some())
+}
+
 /// What only the store can know against a commit.
 fn refusal(connection: &Connection, append: &AppendHandshake, commit: &NewCommit) -> Result<Option<HandshakeAppended>> {
-    for leaf in &commit.added {
+    for leaf in commit.added.iter().chain(&commit.reidentified) {
         if !devices::is_leaf(connection, leaf)? {
             return Ok(Some(HandshakeAppended::OtherLeaf(leaf.device)));
         }
-    }
-    if let Some(identity) = &commit.identity
-        && super::accounts::identity_key(connection, &append.account)?.as_ref() != Some(identity)
-    {
-        return Ok(Some(HandshakeAppended::OtherLeaf(append.device)));
     }
     for account in &commit.joined {
         if blocks::is_blocked(connection, account.as_str(), append.account.as_str())? {
