@@ -222,10 +222,7 @@ fn is_own(proposed: &Proposed, account: &str, device: uuid::Uuid) -> Result<(), 
         return Ok(());
     }
     let text = "the handshake is another device's than this session's: send what this device made";
-    Err(v1::Failure {
-        conversation: proposed.conversation.to_wire(),
-        ..v1::Failure::new(Code::RosterMismatch, text)
-    })
+    Err(v1::Failure { conversation: proposed.conversation.to_wire(), ..v1::Failure::new(Code::RosterMismatch, text) })
 }
 
 fn new_leaf(conversation: ConversationId, leaf: &Leaf) -> Result<NewLeaf, v1::Failure> {

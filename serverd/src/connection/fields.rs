@@ -89,8 +89,7 @@ pub(super) fn device(
 ) -> Result<Device, Trouble> {
     let device = device.ok_or_else(|| invalid("device is missing"))?;
     let signature_key = device.signature_key.as_ref().try_into();
-    let signature_key: [u8; 32] =
-        signature_key.map_err(|_| invalid("device.signature_key must have 32 bytes"))?;
+    let signature_key: [u8; 32] = signature_key.map_err(|_| invalid("device.signature_key must have 32 bytes"))?;
     let (id, name) = (DeviceId::from_wire(&device.device)?, device_name(device.name)?);
     let certificate = certificate(account, identity_key, id, Some(&signature_key), &device.certificate)?;
     Ok(Device { device: id, signature_key, certificate, name })
@@ -161,7 +160,11 @@ pub(super) fn welcomes(welcomes: &[v1::Welcome]) -> Result<Vec<NewWelcome>, Trou
 
 /// Anything larger could not be stored.
 pub(super) fn epoch(epoch: u64) -> Result<u64, Trouble> {
-    if i64::try_from(epoch).is_ok_and(|epoch| epoch < i64::MAX) { Ok(epoch) } else { Err(invalid("epoch is out of range")) }
+    if i64::try_from(epoch).is_ok_and(|epoch| epoch < i64::MAX) {
+        Ok(epoch)
+    } else {
+        Err(invalid("epoch is out of range"))
+    }
 }
 
 /// A handshake's message, the GroupInfo that goes with a commit, and its Welcomes.

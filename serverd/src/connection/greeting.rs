@@ -273,17 +273,17 @@ impl<S: Store> Greeting<'_, S> {
         };
         let by = self.proof(&ask, identity.is_some())?;
         credentials::rate_login(self.services, &self.live.config.limits, self.origin, &name).await?;
-        let account = match by {
-            Proof::Secret(secret) => credentials::check_password(self.services, &name, secret).await?,
+        let (account, grant) = match by {
+            Proof::Secret(secret) => (credentials::check_password(self.services, &name, secret).await?, None),
             // The store takes the grant and the device in one.
-            Proof::Grant(_) => self.services.store.account(name.clone()).await?.ok_or_else(grant_refused)?,
+            Proof::Grant(grant) => {
+                (self.services.store.account(name.clone()).await?.ok_or_else(grant_refused)?, Some(grant))
+            }
         };
         let (identity_key, identity_backup) =
             identity.clone().unwrap_or((account.identity_key, account.identity_backup));
-        let grants = matches!(by, Proof::Grant(_));
         let answer = v1::Session {
             account: name.as_str().to_owned(),
-            // Without the password the backup is of no use, and none of the new device's business before it is in.
             identity_key: identity_key.clone(),
             identity_backup,
             ..v1::Session::default()
@@ -291,11 +291,8 @@ impl<S: Store> Greeting<'_, S> {
         if ask.fetch_backup_only {
             return Ok(Step::Answer(Body::Session(answer)));
         }
-        let device = fields::device(&name, (!grants).then_some(&identity_key), ask.device)?;
-        let grant = match by {
-            Proof::Grant(grant) => Some(grant),
-            Proof::Secret(_) => None,
-        };
+        // Before its grant was found good, nobody learns whether it knows the identity.
+        let device = fields::device(&name, grant.is_none().then_some(&identity_key), ask.device)?;
         self.add_device(name, device, identity, grant, answer).await
     }
 

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use fastchat_mls::GroupProfile;
 use fastchat_store::{
-    AppendHandshake, ConversationKind, CreateDirect, CreateGroup, HandshakeState, Kind, KnownEntry, NewDirect, NewGroup,
-    NewLeaf, Store,
+    AppendHandshake, ConversationKind, CreateDirect, CreateGroup, HandshakeState, Kind, KnownEntry, NewDirect,
+    NewGroup, NewLeaf, Store,
 };
 use fastchat_wire::{
     Code, ConversationId,
@@ -69,7 +69,8 @@ impl<S: Store> Requests<'_, S> {
                 Err(refuse(Code::NoKeyPackages, text))
             }
             CreateDirect::OtherLeaf(device) => {
-                let text = format!("the leaves are not the devices that this server knows (see {device}): make it anew");
+                let text =
+                    format!("the leaves are not the devices that this server knows (see {device}): make it anew");
                 Err(refuse(Code::RosterMismatch, text))
             }
             CreateDirect::Conflict => Err(refuse(Code::Conflict, "this conversation id is in use: take a new one")),
@@ -91,17 +92,17 @@ impl<S: Store> Requests<'_, S> {
                 Ok(Body::Done(v1::Done {}))
             }
             CreateGroup::Repeated => Ok(Body::Done(v1::Done {})),
-            CreateGroup::OtherLeaf => {
-                Err(refuse(Code::RosterMismatch, "the leaf's certificate is not the one that this device logged in with"))
-            }
+            CreateGroup::OtherLeaf => Err(refuse(
+                Code::RosterMismatch,
+                "the leaf's certificate is not the one that this device logged in with",
+            )),
             CreateGroup::Conflict => Err(refuse(Code::Conflict, "this conversation id is in use: take a new one")),
         }
     }
 
     /// The one leaf of a new group, which must be this session's device.
     fn only_leaf(&self, leaves: Vec<NewLeaf>) -> Result<NewLeaf, Trouble> {
-        let is_own =
-            |leaf: &NewLeaf| leaf.account == self.connection.account && leaf.device == self.connection.device;
+        let is_own = |leaf: &NewLeaf| leaf.account == self.connection.account && leaf.device == self.connection.device;
         match <[NewLeaf; 1]>::try_from(leaves) {
             Ok([leaf]) if is_own(&leaf) => Ok(leaf),
             _ => Err(refuse(Code::RosterMismatch, "a group begins with this session's device as its only leaf")),

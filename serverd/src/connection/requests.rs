@@ -70,12 +70,8 @@ impl<S: Store> Requests<'_, S> {
             Ask::ListDevices(_) => return self.list_devices(request).await,
             Ask::RenameDevice(ask) => self.rename_device(ask).await,
             Ask::RevokeDevice(ask) => self.revoke_device(&ask).await,
-            Ask::ChangePassword(ask) => {
-                credentials::change_password(self.services, self.connection.origin, ask).await
-            }
-            Ask::RotateIdentity(ask) => {
-                credentials::rotate_identity(self.services, self.connection.origin, ask).await
-            }
+            Ask::ChangePassword(ask) => credentials::change_password(self.services, self.connection.origin, ask).await,
+            Ask::RotateIdentity(ask) => credentials::rotate_identity(self.services, self.connection.origin, ask).await,
             Ask::OpenLink(ask) => links::open(self.services, self.connection.origin, &ask).await,
             Ask::PostLink(ask) => links::post(self.services, self.connection.origin, &ask).await,
             Ask::FetchLink(ask) => return self.fetch_link(request, ask),
@@ -143,10 +139,7 @@ impl<S: Store> Requests<'_, S> {
             let text = format!("{name} has a device that is not ready for a conversation, or none: try again later");
             return Err(Trouble::Refuse(frames::failure_after(Code::NoKeyPackages, &text, Duration::from_secs(60))));
         }
-        let package = |(device, key_package): (DeviceId, _)| v1::KeyPackage {
-            device: device.to_wire(),
-            key_package,
-        };
+        let package = |(device, key_package): (DeviceId, _)| v1::KeyPackage { device: device.to_wire(), key_package };
         Ok(Body::KeyPackages(v1::KeyPackages {
             account: ask.account.clone(),
             identity_key: claimed.identity_key,
