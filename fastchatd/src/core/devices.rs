@@ -24,9 +24,8 @@ use super::{Action, Broken, CallId, Core, live::Asked};
 impl Core {
     /// Asks for the list of the account's devices.
     pub(super) fn list_devices(&mut self, account: u32) {
-        let asked = |live: &super::live::Live| {
-            live.asked.values().any(|waiting| matches!(waiting.asked, Asked::Devices(None)))
-        };
+        let asked =
+            |live: &super::live::Live| live.asked.values().any(|waiting| matches!(waiting.asked, Asked::Devices(None)));
         match self.live.get_mut(&account) {
             Some(live) if asked(live) => live.devices_stale = true,
             Some(_) => self.ask(account, Asked::Devices(None), Ask::ListDevices(v1::ListDevices {})),
@@ -158,9 +157,12 @@ impl Core {
             tracing::error!(error, "a fresh key cannot be encoded");
             StoreError::Damaged
         };
-        let account = self.store.tables().accounts.iter().find(|(_, row)| {
-            row.name == rotated.account.account && row.server == rotated.account.server
-        });
+        let account = self
+            .store
+            .tables()
+            .accounts
+            .iter()
+            .find(|(_, row)| row.name == rotated.account.account && row.server == rotated.account.server);
         let Some((account, mut row)) = account.map(|(number, row)| (*number, row.clone())) else {
             let error = ApiError::new(ErrorCode::NoAccount, "the account is gone");
             self.answer::<()>(call, Err(error));

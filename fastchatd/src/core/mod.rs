@@ -209,7 +209,8 @@ impl Core {
         }
         let rows = self.store.tables().conversations.iter().filter(|(_, row)| !row.closed && row.update_at_ms > 0);
         let due = |row: &ConversationRow| row.update_at_ms <= self.now;
-        let now: Vec<(u32, u32)> = rows.clone().filter(|(_, row)| due(row)).map(|(key, row)| (key.0, row.chat)).collect();
+        let now: Vec<(u32, u32)> =
+            rows.clone().filter(|(_, row)| due(row)).map(|(key, row)| (key.0, row.chat)).collect();
         self.next_update = rows.filter(|(_, row)| !due(row)).map(|(_, row)| row.update_at_ms).min();
         for (account, chat) in now {
             if self.live.get(&account).is_some_and(Live::is_up) {
