@@ -33,7 +33,9 @@ mod welcome;
 
 pub use certificate::CertificateError;
 pub use commit::{Change, CommitError, MergeError, Prepared};
-pub use content::{Body, Content, ContentError, MAX_TEXT_BYTES, Text};
+pub use content::{
+    Body, Chat, ContactState, Content, ContentError, MAX_SYNC_NAME_BYTES, MAX_TEXT_BYTES, Note, ReadUpTo, Sync, Text,
+};
 pub use create::{CreateError, Created, PeerPackages};
 pub use device::{Device, DeviceError};
 pub use fastchat_mls::{Actor, Effect, GroupProfile, Leaf, Leaving, ProfileError, Refusal, Roster};

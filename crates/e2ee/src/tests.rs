@@ -8,6 +8,7 @@ mod direct;
 mod groups;
 mod identity;
 mod messages;
+mod own_devices;
 mod password;
 mod people;
 mod state;

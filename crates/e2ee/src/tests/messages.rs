@@ -3,7 +3,10 @@
 //! **Invariant**: see [`super`].
 
 use super::people::{ALICE, BOB, CONVERSATION, Person, friends, id, text};
-use crate::{Body, Content, ContentError, MAX_TEXT_BYTES, OpenError, SealError, Text, Transaction};
+use crate::{
+    Body, Chat, ContactState, Content, ContentError, MAX_SYNC_NAME_BYTES, MAX_TEXT_BYTES, Note, OpenError, ReadUpTo,
+    SealError, Text, Transaction,
+};
 
 #[test]
 fn two_people_talk_both_ways_across_restarts() {
@@ -227,4 +230,38 @@ fn content_has_its_known_bytes() {
     let body = Some(Body::Text(Text { text: "hi".into() }));
     let plaintext = Content { sent_at_ms: 1, counter: 2, body }.to_plaintext().unwrap();
     assert_eq!(*plaintext, [0x08, 1, 0x10, 2, 0x1A, 4, 0x0A, 2, b'h', b'i']);
+}
+
+#[test]
+fn a_note_to_own_devices_has_its_known_bytes_and_comes_back() {
+    let chat = Some(Chat::Direct("bob".into()));
+    let note = Note::ReadUpTo(ReadUpTo { chat, message_id: vec![7; 16] });
+    let content = Content::sync(1, 2, note);
+    let plaintext = content.to_plaintext().unwrap();
+    let expected =
+        [&[0x08, 1, 0x10, 2, 0x22, 25, 0x0A, 23, 0x0A, 3, b'b', b'o', b'b', 0x1A, 16][..], &[7; 16]].concat();
+    assert_eq!(*plaintext, expected);
+    assert_eq!(Content::from_plaintext(&plaintext).unwrap(), content);
+}
+
+#[test]
+fn a_note_out_of_bounds_is_refused() {
+    let read = |chat, message_id| Content::sync(0, 1, Note::ReadUpTo(ReadUpTo { chat, message_id }));
+    let contact = |name: String, identity| {
+        Content::sync(0, 1, Note::ContactState(ContactState { name, identity, ..ContactState::default() }))
+    };
+    let long = "x".repeat(MAX_SYNC_NAME_BYTES + 1);
+    for refused in [
+        read(None, vec![0; 16]),
+        read(Some(Chat::Direct(String::new())), vec![0; 16]),
+        read(Some(Chat::Direct(long.clone())), vec![0; 16]),
+        read(Some(Chat::Group(vec![0; 15])), vec![0; 16]),
+        read(Some(Chat::Direct("bob".into())), vec![0; 17]),
+        contact(long, Vec::new()),
+        contact(String::new(), Vec::new()),
+        contact("bob".into(), vec![0; 601]),
+    ] {
+        assert_eq!(refused.validate(), Err(ContentError::Sync));
+    }
+    contact("bob".into(), vec![0; 600]).validate().unwrap();
 }
