@@ -20,6 +20,7 @@ use crate::{
 };
 
 /// What a handshake did.
+#[expect(clippy::large_enum_variant, reason = "one is made for each commit, and taken apart at once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Processed {
     /// An account has proposed to leave; the next commit takes that in.

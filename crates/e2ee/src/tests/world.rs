@@ -181,10 +181,10 @@ impl Group {
             }
             if entry.application {
                 said.push(super::people::text(&person.open(entry.message_id, &entry.payload).unwrap()).to_owned());
-            } else if let Processed::Applied(applied) = person.process(entry.message_id, &entry.payload).unwrap() {
-                if applied.self_removed {
-                    break;
-                }
+            } else if let Processed::Applied(applied) = person.process(entry.message_id, &entry.payload).unwrap()
+                && applied.self_removed
+            {
+                break;
             }
         }
         said
