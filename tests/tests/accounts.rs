@@ -7,7 +7,7 @@ use std::fs;
 
 use anyhow::Result;
 use fastchat_ipc::{
-    AccountState, ErrorCode, KeyStore, Logout, MessageKind, MessageState, OfAccount, OfContact, SignIn, Unlock, Wait,
+    AccountState, ErrorCode, KeyStore, Logout, MessageKind, MessageState, OfAccount, SignIn, TrustKey, Unlock, Wait,
     method,
 };
 use fastchat_tests::{PASSWORD, Person, Server};
@@ -174,7 +174,7 @@ async fn messages_of_a_changed_identity_wait_until_it_is_trusted() -> Result<()>
     bob.daemon.start().await?;
     bob.online().await?;
     assert_eq!(bob.heard("alice").await?, ["hello"]);
-    let alice = OfContact { contact: "alice".into(), ..OfContact::default() };
+    let alice = TrustKey { contact: "alice".into(), ..TrustKey::default() };
     bob.call::<method::TrustContactKey>(&alice).await?;
     bob.hears("alice", "it is me, honestly").await?;
     second.sees("bob", &sent.id, MessageState::Delivered).await

@@ -8,14 +8,10 @@ use std::fmt;
 use prost::Message;
 use zeroize::Zeroizing;
 
+use crate::Sync;
+
 /// The most bytes of a text, in UTF-8.
 pub const MAX_TEXT_BYTES: usize = 64 * 1024;
-
-/// The most bytes of a name in a [`Sync`]: an account's or an alias.
-pub const MAX_SYNC_NAME_BYTES: usize = 300;
-/// A SubjectPublicKeyInfo of 4096 bits has 550 bytes.
-const MAX_SYNC_IDENTITY_BYTES: usize = 600;
-const ID_BYTES: usize = 16;
 
 /// Why content is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +29,7 @@ pub enum ContentError {
     #[error("the message has no body")]
     NoBody,
     /// A name is too long, an id has not 16 bytes, or nothing is said.
-    #[error("the note to one's own devices is out of its bounds")]
+    #[error("the news for one's own devices are out of their bounds")]
     Sync,
 }
 
@@ -59,7 +55,7 @@ pub enum Body {
     /// Text to read.
     #[prost(message, tag = "3")]
     Text(Text),
-    /// What one device of an account tells the others; only in the account's conversation with itself.
+    /// News for the account's own devices.
     #[prost(message, tag = "4")]
     Sync(Sync),
 }
@@ -73,96 +69,6 @@ pub struct Text {
     pub text: String,
 }
 
-/// What one device of an account tells the others.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct Sync {
-    /// `None` after opening: something that a newer version tells.
-    #[prost(oneof = "Note", tags = "1, 2")]
-    pub note: Option<Note>,
-}
-
-/// The kinds of notes to one's own devices.
-#[derive(Clone, PartialEq, prost::Oneof)]
-#[prost(skip_debug)]
-pub enum Note {
-    /// Messages were read.
-    #[prost(message, tag = "1")]
-    ReadUpTo(ReadUpTo),
-    /// A contact changed.
-    #[prost(message, tag = "2")]
-    ContactState(ContactState),
-}
-
-/// Everything up to and including a message was read.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct ReadUpTo {
-    /// In which chat.
-    #[prost(oneof = "Chat", tags = "1, 2")]
-    pub chat: Option<Chat>,
-    /// The last message that was read: 16 bytes.
-    #[prost(bytes = "vec", tag = "3")]
-    pub message_id: Vec<u8>,
-}
-
-/// A chat, named so that all devices know which: direct conversations are made anew at times.
-#[derive(Clone, PartialEq, prost::Oneof)]
-#[prost(skip_debug)]
-pub enum Chat {
-    /// The one with this account.
-    #[prost(string, tag = "1")]
-    Direct(String),
-    /// The group with this id: 16 bytes.
-    #[prost(bytes = "vec", tag = "2")]
-    Group(Vec<u8>),
-}
-
-/// What is held of a contact, whole.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct ContactState {
-    /// The account's name on the server.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// What the person calls it; empty: nothing else.
-    #[prost(string, tag = "2")]
-    pub alias: String,
-    /// What it is to the person: the daemon's word (`friend`, `blocked`, …).
-    #[prost(string, tag = "3")]
-    pub state: String,
-    /// The identity that is known for it: a SubjectPublicKeyInfo in DER.
-    #[prost(bytes = "vec", tag = "4")]
-    pub identity: Vec<u8>,
-    /// Whether that identity was compared by the safety number.
-    #[prost(bool, tag = "5")]
-    pub verified: bool,
-    /// It is a contact no more.
-    #[prost(bool, tag = "6")]
-    pub removed: bool,
-}
-
-impl Sync {
-    fn validate(&self) -> Result<(), ContentError> {
-        let good = match &self.note {
-            None => true,
-            Some(Note::ReadUpTo(ReadUpTo { chat, message_id })) => {
-                let chat = match chat {
-                    None => false,
-                    Some(Chat::Direct(account)) => (1..=MAX_SYNC_NAME_BYTES).contains(&account.len()),
-                    Some(Chat::Group(id)) => id.len() == ID_BYTES,
-                };
-                chat && message_id.len() == ID_BYTES
-            }
-            Some(Note::ContactState(ContactState { name, alias, state, identity, .. })) => {
-                let short = [name, alias, state].iter().all(|text| text.len() <= MAX_SYNC_NAME_BYTES);
-                short && !name.is_empty() && identity.len() <= MAX_SYNC_IDENTITY_BYTES
-            }
-        };
-        if good { Ok(()) } else { Err(ContentError::Sync) }
-    }
-}
-
 impl Content {
     /// A text message.
     #[must_use]
@@ -170,16 +76,16 @@ impl Content {
         Self { sent_at_ms, counter, body: Some(Body::Text(Text { text: text.into() })) }
     }
 
-    /// A note to one's own devices.
+    /// News for the account's own devices.
     #[must_use]
-    pub fn sync(sent_at_ms: u64, counter: u64, note: Note) -> Self {
-        Self { sent_at_ms, counter, body: Some(Body::Sync(Sync { note: Some(note) })) }
+    pub fn sync(sent_at_ms: u64, counter: u64, sync: Sync) -> Self {
+        Self { sent_at_ms, counter, body: Some(Body::Sync(sync)) }
     }
 
     /// Whether it is within its bounds.
     ///
     /// # Errors
-    /// No counter, a text that is too long, or a note out of its bounds.
+    /// No counter, a text that is too long, or news out of their bounds.
     pub fn validate(&self) -> Result<(), ContentError> {
         if self.counter == 0 {
             return Err(ContentError::NoCounter);
@@ -188,7 +94,7 @@ impl Content {
             Some(Body::Text(Text { text })) if text.len() > MAX_TEXT_BYTES => {
                 Err(ContentError::TextTooLong(text.len()))
             }
-            Some(Body::Sync(sync)) => sync.validate(),
+            Some(Body::Sync(sync)) if !sync.is_bounded() => Err(ContentError::Sync),
             _ => Ok(()),
         }
     }
@@ -197,7 +103,6 @@ impl Content {
     pub(crate) fn to_plaintext(&self) -> Result<Zeroizing<Vec<u8>>, ContentError> {
         self.validate()?;
         match self.body {
-            Some(Body::Sync(Sync { note: None })) => Err(ContentError::NoBody),
             Some(_) => Ok(Zeroizing::new(self.encode_to_vec())),
             None => Err(ContentError::NoBody),
         }
@@ -230,27 +135,3 @@ impl fmt::Debug for Text {
         write!(f, "Text({} bytes)", self.text.len())
     }
 }
-
-impl fmt::Debug for Sync {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let note = match &self.note {
-            None => "nothing known",
-            Some(Note::ReadUpTo(_)) => "read up to",
-            Some(Note::ContactState(_)) => "contact",
-        };
-        write!(f, "Sync({note})")
-    }
-}
-
-/// Says nothing of what is inside.
-macro_rules! hidden {
-    ($($kind:ident)*) => {
-        $(impl fmt::Debug for $kind {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(concat!(stringify!($kind), "(hidden)"))
-            }
-        })*
-    };
-}
-
-hidden!(Note ReadUpTo Chat ContactState);

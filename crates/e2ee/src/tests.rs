@@ -4,9 +4,11 @@
 //!
 //! **Invariant**: a test that expects a refusal also expects that nothing changed.
 
+mod archive;
 mod direct;
 mod groups;
 mod identity;
+mod linking;
 mod messages;
 mod own_devices;
 mod password;

@@ -160,7 +160,7 @@ impl Tree {
                     self.stale.chats.insert(account.clone());
                 }
             }
-            EventKind::ChatRead { .. } | EventKind::ChatChanged { .. } => {
+            EventKind::ChatRead { .. } | EventKind::ChatChanged { .. } | EventKind::GroupChanged { .. } => {
                 self.stale.chats.insert(account.clone());
             }
             EventKind::ContactChanged { .. } | EventKind::IdentityChanged { .. } => {
@@ -170,6 +170,7 @@ impl Tree {
             EventKind::Presence { contact, active, since_ms } => {
                 self.set_presence(account, contact, *active, *since_ms).await?;
             }
+            EventKind::DevicesChanged {} | EventKind::NewDevice { .. } => {}
             EventKind::AccountState { .. } | EventKind::AccountChanged {} => self.stale.accounts = true,
             EventKind::EventsLost {} => self.mark_everything(),
         }

@@ -4,9 +4,10 @@
 
 use super::people::{ALICE, BOB, CONVERSATION, Person, friends, id, text};
 use crate::{
-    Body, Chat, ContactState, Content, ContentError, MAX_SYNC_NAME_BYTES, MAX_TEXT_BYTES, Note, OpenError, ReadUpTo,
-    SealError, Text, Transaction,
+    Body, Content, ContentError, MAX_TEXT_BYTES, OpenError, SealError, Sync, Text, Transaction,
+    sync::{Chat, Contact, Kind, MAX_NAME_BYTES, ReadUpTo},
 };
+use uuid::Uuid;
 
 #[test]
 fn two_people_talk_both_ways_across_restarts() {
@@ -233,10 +234,9 @@ fn content_has_its_known_bytes() {
 }
 
 #[test]
-fn a_note_to_own_devices_has_its_known_bytes_and_comes_back() {
-    let chat = Some(Chat::Direct("bob".into()));
-    let note = Note::ReadUpTo(ReadUpTo { chat, message_id: vec![7; 16] });
-    let content = Content::sync(1, 2, note);
+fn news_for_own_devices_have_their_known_bytes_and_come_back() {
+    let sync = Sync::read_up_to(Chat::Direct("bob".into()), Uuid::from_bytes([7; 16]));
+    let content = Content::sync(1, 2, sync);
     let plaintext = content.to_plaintext().unwrap();
     let expected =
         [&[0x08, 1, 0x10, 2, 0x22, 25, 0x0A, 23, 0x0A, 3, b'b', b'o', b'b', 0x1A, 16][..], &[7; 16]].concat();
@@ -245,12 +245,10 @@ fn a_note_to_own_devices_has_its_known_bytes_and_comes_back() {
 }
 
 #[test]
-fn a_note_out_of_bounds_is_refused() {
-    let read = |chat, message_id| Content::sync(0, 1, Note::ReadUpTo(ReadUpTo { chat, message_id }));
-    let contact = |name: String, identity| {
-        Content::sync(0, 1, Note::ContactState(ContactState { name, identity, ..ContactState::default() }))
-    };
-    let long = "x".repeat(MAX_SYNC_NAME_BYTES + 1);
+fn news_out_of_their_bounds_are_refused() {
+    let read = |chat, message| Sync { kind: Some(Kind::ReadUpTo(ReadUpTo { chat, message })) };
+    let contact = |name: String, identity| Sync::contact(Contact { name, identity, ..Contact::default() });
+    let long = "x".repeat(MAX_NAME_BYTES + 1);
     for refused in [
         read(None, vec![0; 16]),
         read(Some(Chat::Direct(String::new())), vec![0; 16]),
@@ -261,7 +259,7 @@ fn a_note_out_of_bounds_is_refused() {
         contact(String::new(), Vec::new()),
         contact("bob".into(), vec![0; 601]),
     ] {
-        assert_eq!(refused.validate(), Err(ContentError::Sync));
+        assert_eq!(Content::sync(0, 1, refused).validate(), Err(ContentError::Sync));
     }
-    contact("bob".into(), vec![0; 600]).validate().unwrap();
+    Content::sync(0, 1, contact("bob".into(), vec![0; 600])).validate().unwrap();
 }

@@ -114,7 +114,7 @@ fn the_members_of_a_direct_conversation_never_change() {
     let package = third.key_package();
     let packages = [(id(1), package.as_slice())];
     let add = PeerPackages { account: MALLORY, identity: third.identity.public(), packages: &packages };
-    let device = alice.device.certified_by(identity_of(MALLORY)).unwrap();
+    let device = alice.device.recertify(identity_of(MALLORY)).unwrap();
     for change in [
         Change { add: vec![add], ..Change::default() },
         Change { remove_accounts: vec![BOB.into()], ..Change::default() },
