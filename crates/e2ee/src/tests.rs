@@ -5,8 +5,10 @@
 //! **Invariant**: a test that expects a refusal also expects that nothing changed.
 
 mod direct;
+mod groups;
 mod identity;
 mod messages;
 mod password;
 mod people;
 mod state;
+mod world;

@@ -5,13 +5,17 @@
 
 use std::collections::BTreeSet;
 
-use openmls::prelude::{LeafNode, LeafNodeIndex, PublicGroup};
+use openmls::prelude::{
+    Credential, GroupContext, LeafNode, LeafNodeIndex, PublicGroup, RatchetTreeIn,
+    tls_codec::{Serialize as _, Size as _},
+};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Certificate, GroupProfile, Refusal, suite};
+use crate::{Certificate, GroupProfile, MalformedCertificate, Refusal, suite};
 
 /// A device in a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leaf {
     /// Its place in the tree.
     pub index: u32,
@@ -46,13 +50,20 @@ impl Leaf {
     /// # Errors
     /// Its certificate is malformed or for another key, or it declares other capabilities than all leaves do.
     pub fn from_node(index: u32, node: &LeafNode) -> Result<Self, Refusal> {
-        let malformed = |error: crate::MalformedCertificate| Refusal::NotAllowed(error.to_string());
         if *node.capabilities() != suite::capabilities() || node.extensions().iter().next().is_some() {
             return Err(Refusal::not_allowed("a leaf declares other capabilities or extensions than all devices do"));
         }
+        Self::from_credential(index, node.credential(), node.signature_key().as_slice())
+    }
+
+    fn from_credential(index: u32, credential: &Credential, signature_key: &[u8]) -> Result<Self, Refusal> {
+        let malformed = |error: MalformedCertificate| Refusal::NotAllowed(error.to_string());
         let Certificate { account, device, leaf_key, identity_key, signature: _ } =
-            Certificate::from_leaf(node).map_err(malformed)?;
-        let certificate = node.credential().serialized_content().to_vec();
+            Certificate::from_credential(credential).map_err(malformed)?;
+        if leaf_key != signature_key {
+            return Err(malformed(MalformedCertificate::OtherKey));
+        }
+        let certificate = credential.serialized_content().to_vec();
         Ok(Self { index, account, device, identity: identity_key, signature_key: leaf_key, certificate })
     }
 }
@@ -76,6 +87,21 @@ impl Roster {
             leaving.iter().filter_map(|index| roster.leaf(*index)).map(|leaf| leaf.account.clone()).collect();
         roster.leaving = accounts.into_iter().collect();
         Ok(roster)
+    }
+
+    /// Reads a tree that nothing was verified of yet, for who is about to join by itself.
+    ///
+    /// # Errors
+    /// A leaf or the profile is malformed.
+    pub fn of_unverified(context: &GroupContext, tree: &RatchetTreeIn) -> Result<Self, Refusal> {
+        let profile = GroupProfile::from_extensions(context.extensions()).map_err(Refusal::from)?;
+        let indices = leaf_indices(tree).ok_or_else(|| Refusal::not_allowed("the ratchet tree is malformed"))?;
+        let leaves = tree
+            .leaves()
+            .zip(indices)
+            .map(|(leaf, index)| Leaf::from_credential(index, leaf.credential(), leaf.signature_key().as_slice()));
+        let leaves = leaves.collect::<Result<_, _>>()?;
+        Ok(Self { epoch: context.epoch().as_u64(), profile, leaves, leaving: Vec::new() })
     }
 
     /// The leaf at this place.
@@ -113,4 +139,26 @@ impl Roster {
     pub fn is_admin(&self, account: &str) -> bool {
         self.profile.as_ref().is_some_and(|profile| profile.is_admin(account))
     }
+}
+
+/// Where in the tree the leaves are that are not blank.
+///
+/// OpenMLS gives an unverified tree's nodes without their places; the encoding, a vector of optional nodes (RFC 9420,
+/// section 12.4.3.3), has them.
+fn leaf_indices(tree: &RatchetTreeIn) -> Option<Vec<u32>> {
+    let bytes = tree.tls_serialize_detached().ok()?;
+    // The vector's length takes 1, 2 or 4 bytes (RFC 9420, section 2.1.2).
+    let mut rest = bytes.get(1_usize << (bytes.first()? >> 6)..)?;
+    let (mut nodes, mut indices, mut place) = (tree.nodes(), Vec::new(), 0_u32);
+    while let Some((present, after)) = rest.split_first() {
+        rest = match present {
+            0 => after,
+            _ => after.get(nodes.next()?.tls_serialized_len()..)?,
+        };
+        if *present != 0 && place % 2 == 0 {
+            indices.push(place / 2);
+        }
+        place = place.checked_add(1)?;
+    }
+    Some(indices)
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use openmls::prelude::{LeafNodeIndex, PublicGroup, Sender, StagedCommit};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{GroupProfile, Leaf, ProfileError, Roster, suite};
@@ -43,7 +44,7 @@ impl From<ProfileError> for Refusal {
 }
 
 /// Who did something.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
     /// The account.
     pub account: String,
@@ -58,7 +59,7 @@ pub type Reidentified = (Vec<u8>, Vec<u8>);
 pub type Leaving = Actor;
 
 /// What a commit does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effect {
     /// Who committed.
     pub by: Actor,
