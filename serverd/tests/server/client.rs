@@ -128,9 +128,7 @@ impl Client {
     async fn publish(&mut self, account: &str) {
         let one_time = (0..3).map(|number| Bytes::from(format!("{account} {number}"))).collect();
         let publish = v1::PublishKeyPackages { one_time, last_resort: "last".into() };
-        let Body::KeyPackageCount(count) = self.ask(Ask::PublishKeyPackages(publish)).await else {
-            panic!("no count")
-        };
+        let Body::KeyPackageCount(count) = self.ask(Ask::PublishKeyPackages(publish)).await else { panic!("no count") };
         assert_eq!(count.one_time, 3);
     }
 
@@ -249,6 +247,13 @@ impl Client {
     /// A round trip: what was sent before is known to be taken.
     pub(crate) async fn ping(&mut self) {
         assert!(matches!(self.ask(Ask::Ping(v1::Ping {})).await, Body::Pong(_)));
+    }
+
+    /// A round trip while the answer to an earlier request is still awaited.
+    pub(crate) async fn ping_beside(&mut self, waiting: u64) {
+        let request = self.send(Ask::Ping(v1::Ping {})).await;
+        let frame = self.read().await.expect("the server ended the connection");
+        assert!(frame.request == request && request != waiting, "{frame:?}");
     }
 
     pub(crate) async fn claim(&mut self, account: &str) -> Vec<v1::KeyPackage> {

@@ -26,7 +26,9 @@ pub(crate) async fn pair(server: &Server) -> Pair {
     let (mut alice, alice_device) = Client::register(server.address, "alice").await;
     let (mut bob, bob_device) = Client::register(server.address, "bob").await;
     assert_eq!(alice.claim("bob").await.len(), 1);
-    let Body::Direct(made) = alice.create(&alice_device, &[&bob_device], Bytes::new()).await else { panic!("not made") };
+    let Body::Direct(made) = alice.create(&alice_device, &[&bob_device], Bytes::new()).await else {
+        panic!("not made")
+    };
     assert!(made.created && made.member);
     let Body::Joining(joining) = bob.hear().await else { panic!("no Joining") };
     assert_eq!((joining.creator.as_str(), joining.start_seq), ("alice", 0));
@@ -65,7 +67,9 @@ async fn who_was_away_gets_joining_and_entries_on_return_once() {
     let (mut alice, alice_device) = Client::register(server.address, "alice").await;
     let (bob, bob_device) = Client::register(server.address, "bob").await;
     drop(bob);
-    let Body::Direct(made) = alice.create(&alice_device, &[&bob_device], Bytes::new()).await else { panic!("not made") };
+    let Body::Direct(made) = alice.create(&alice_device, &[&bob_device], Bytes::new()).await else {
+        panic!("not made")
+    };
     for number in 1..=5 {
         let seqs = seqs(alice.ask(submit(&made.conversation, vec![entry(&number.to_string())])).await);
         assert_eq!(seqs, [number]);
@@ -146,7 +150,9 @@ async fn strangers_and_the_blocked_cannot_append() {
         assert!(matches!(bob.ask(Ask::SetBlocked(block)).await, Body::Done(_)));
     }
     assert_eq!(alice.refused(submit(&conversation, vec![entry("x")])).await.code(), Code::Refused);
-    let Body::Failure(failure) = carol.create(&carol_device, &[&bob_device], Bytes::new()).await else { panic!("made") };
+    let Body::Failure(failure) = carol.create(&carol_device, &[&bob_device], Bytes::new()).await else {
+        panic!("made")
+    };
     assert_eq!(failure.code(), Code::Refused);
     let unblock = v1::SetBlocked { account: "alice".into(), blocked: false };
     assert!(matches!(bob.ask(Ask::SetBlocked(unblock)).await, Body::Done(_)));

@@ -55,8 +55,7 @@ async fn a_wrong_password_and_an_unknown_account_look_the_same() {
     let server = Server::start().await;
     let (_alice, _) = Client::register(server.address, "alice").await;
     let mut client = Client::greet(server.address).await;
-    let mut refused =
-        async |account| client.refused(Ask::Login(login("0b", &Device::new(account)))).await;
+    let mut refused = async |account| client.refused(Ask::Login(login("0b", &Device::new(account)))).await;
     let wrong = refused("alice").await;
     assert_eq!(wrong.code(), Code::WrongCredentials);
     assert_eq!(wrong, refused("nobody").await);

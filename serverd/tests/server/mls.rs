@@ -24,6 +24,7 @@ pub(crate) struct Device {
     pub(crate) account: String,
     pub(crate) id: DeviceId,
     pub(crate) key: Ed25519KeyPair,
+    pkcs8: Vec<u8>,
     pub(crate) token: Bytes,
     /// What it is certified by; the server does not look behind it.
     pub(crate) identity: String,
@@ -48,10 +49,18 @@ impl Device {
             account: account.into(),
             id: DeviceId::generate(),
             key,
+            pkcs8: pkcs8.as_ref().to_vec(),
             token: Bytes::new(),
             identity: format!("identity of {account}"),
             mls: OpenMlsRustCrypto::default(),
         }
+    }
+
+    /// The same device and key, under another identity.
+    pub(crate) fn certified_as(&self, identity: &str) -> Self {
+        let key = Ed25519KeyPair::from_pkcs8(&self.pkcs8).unwrap();
+        let (id, pkcs8, identity) = (self.id, self.pkcs8.clone(), identity.to_owned());
+        Self { id, key, pkcs8, identity, ..Self::new(&self.account) }
     }
 
     pub(crate) fn identity(&self) -> Bytes {
@@ -202,9 +211,9 @@ impl Group {
         let message_id = MessageId::generate();
         let (epoch, (psk, secret)) = (self.epoch(), self.join_key(own));
         let removals: Vec<LeafNodeIndex> = change.remove.iter().map(|device| self.leaf_of(device)).collect();
-        let leaf = change.certified_as.map(|device| {
-            LeafNodeParameters::builder().with_credential_with_key(device.credential()).build()
-        });
+        let leaf = change
+            .certified_as
+            .map(|device| LeafNodeParameters::builder().with_credential_with_key(device.credential()).build());
         let with_key = !change.add.is_empty() && !change.no_join_key;
         let keys = with_key.then(|| Proposal::PreSharedKey(Box::new(PreSharedKeyProposal::new(psk))));
         self.mls.set_aad(suite::entry_aad(self.conversation.0, message_id.0));
@@ -305,7 +314,9 @@ impl Group {
     pub(crate) fn rejoin(own: &Device, state: &v1::GroupState) -> (Self, v1::Handshake) {
         let conversation = ConversationId::from_wire(&state.conversation).unwrap();
         let message_id = MessageId::generate();
-        let MlsMessageBodyIn::GroupInfo(info) = suite::parse(&state.group_info).unwrap() else { panic!("no GroupInfo") };
+        let MlsMessageBodyIn::GroupInfo(info) = suite::parse(&state.group_info).unwrap() else {
+            panic!("no GroupInfo")
+        };
         let tree = RatchetTreeIn::tls_deserialize_exact(&state.ratchet_tree[..]).unwrap();
         let proposal = |bytes: &Bytes| match suite::parse(bytes).unwrap() {
             MlsMessageBodyIn::PublicMessage(message) => message,
