@@ -183,7 +183,8 @@ async fn a_group_is_an_interface_on_its_chat_and_every_property_of_it_can_be_ann
     let (of, now) = changed(&soon(announced.next()).await.unwrap().unwrap());
     let (mut names, mut expected): (Vec<String>, Vec<String>) =
         (now.into_keys().collect(), before.into_keys().filter(|name| name != "Id").collect());
-    (names.sort(), expected.sort());
+    names.sort();
+    expected.sort();
     assert_eq!((of, names), (path, expected));
 }
 
