@@ -2,8 +2,6 @@
 //!
 //! **Invariant**: what is callable is documented, and what is documented is callable.
 
-#![expect(clippy::expect_used, reason = "a test stops where something went wrong")]
-
 use std::collections::BTreeSet;
 
 use fastchat_ipc::{ErrorCode, METHODS};
