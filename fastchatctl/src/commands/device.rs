@@ -28,11 +28,8 @@ pub(crate) enum Device {
         after_long_help = "Examples:\n  fastchatctl device list\n  fastchatctl device list --json | jq -r '.devices[].id'"
     )]
     List,
-    /// Let a new device in, by the code that it shows
     Link(Link),
-    /// Set what a device is called
     Rename(Rename),
-    /// Take a device from the account, wherever it is
     Revoke(Revoke),
 }
 
