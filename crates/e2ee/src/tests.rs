@@ -4,8 +4,10 @@
 //!
 //! **Invariant**: a test that expects a refusal also expects that nothing changed.
 
+mod archive;
 mod direct;
 mod identity;
+mod linking;
 mod messages;
 mod password;
 mod people;

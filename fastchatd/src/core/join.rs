@@ -12,18 +12,20 @@ use crate::store::{
     rows::{ChatRow, ContactRow, ConversationRow, Peer, Standing},
 };
 
-use super::{
-    Broken, Core,
-    live::HeldJoining,
-    receive::LAST_SEQ,
-    step::Step,
-};
+use super::{Broken, Core, group::authenticator, live::HeldJoining, receive::LAST_SEQ, step::Step};
 
 /// How long our leaf keeps its keys; each device adds up to a tenth of it, by its own dice.
 const UPDATE_EVERY_MS: u64 = 7 * 24 * 3600 * 1000;
 /// A new member's first update waits so long, and so long more for each member: not all at once.
 const FIRST_UPDATE_MS: u64 = 60_000;
 const FIRST_UPDATE_SPREAD_MS: u64 = 2_000;
+
+/// A Welcome that was taken.
+struct Welcomed {
+    roster: Roster,
+    authenticator: Vec<u8>,
+    changes: fastchat_e2ee::Changes,
+}
 
 impl Core {
     /// Somebody made a conversation with us, or added this device to a group.
@@ -46,7 +48,9 @@ impl Core {
         let own = self.is_own_name(account, &creator);
         let ours = self.live.get(&account).is_some_and(|live| *live.identity.public() == identity);
         if joining.start_seq > LAST_SEQ || (own && !ours) {
-            tracing::warn!("the server sent a Welcome that cannot be: of another identity than ours, or beyond the end");
+            tracing::warn!(
+                "the server sent a Welcome that cannot be: of another identity than ours, or beyond the end"
+            );
             return Ok(());
         }
         if !own && self.hold_if_changed(account, &creator, &identity, &joining)? {
@@ -72,11 +76,8 @@ impl Core {
             return Ok(false);
         }
         if let Some(live) = self.live.get_mut(&account) {
-            let held = HeldJoining {
-                joining: joining.clone(),
-                identity: identity.to_der().to_vec(),
-                delivers: Vec::new(),
-            };
+            let held =
+                HeldJoining { joining: joining.clone(), identity: identity.to_der().to_vec(), delivers: Vec::new() };
             live.hold(name.clone(), held);
         }
         self.identity_changed(account, number, identity.to_der())?;
@@ -90,7 +91,7 @@ impl Core {
         id: ConversationId,
         adder: (&AccountName, &IdentityKey),
         joining: &v1::Joining,
-    ) -> Result<Result<(Roster, fastchat_e2ee::Changes), JoinError>, Broken> {
+    ) -> Result<Result<Welcomed, JoinError>, Broken> {
         let Some(live) = self.live.get(&account) else { return Ok(Err(JoinError::NoKeyPackage)) };
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
@@ -112,7 +113,10 @@ impl Core {
                 Err(StoreError::Damaged)
             }
             Err(error) => Ok(Err(error)),
-            Ok(roster) => Ok(Ok((roster, transaction.into_changes()))),
+            Ok(roster) => {
+                let authenticator = authenticator(&transaction, id)?;
+                Ok(Ok(Welcomed { roster, authenticator, changes: transaction.into_changes() }))
+            }
         }
     }
 
@@ -126,7 +130,7 @@ impl Core {
         let joined = self.open_welcome(account, id, adder, &joining)?;
         // Whom it is with is what its leaves say; the server's word counts only for telling of a refusal.
         let peer = match &joined {
-            Ok((roster, _)) => self.other_account(account, roster),
+            Ok(welcomed) => self.other_account(account, &welcomed.roster),
             Err(_) if self.is_own_name(account, adder.0) => {
                 joining.peer.parse().ok().map(|name| (name, adder.1.clone()))
             }
@@ -161,7 +165,7 @@ impl Core {
             step.events.push(EventKind::ContactChanged { contact: contact.name.to_string() });
         }
         match joined {
-            Ok((roster, changes)) => self.joined_direct(&mut step, &roster, changes, &joining)?,
+            Ok(welcomed) => self.joined_direct(&mut step, welcomed, &joining)?,
             Err(error) => {
                 step.conversation.closed = true;
                 step.chat.replaces = Some(id);
@@ -173,15 +177,9 @@ impl Core {
         self.after_joining(account, chat, id)
     }
 
-    fn joined_direct(
-        &mut self,
-        step: &mut Step,
-        roster: &Roster,
-        changes: fastchat_e2ee::Changes,
-        joining: &v1::Joining,
-    ) -> Result<(), Broken> {
-        step.write.state(step.account, changes);
-        step.conversation.epoch = roster.epoch;
+    fn joined_direct(&mut self, step: &mut Step, welcomed: Welcomed, joining: &v1::Joining) -> Result<(), Broken> {
+        step.write.state(step.account, welcomed.changes);
+        step.conversation.epoch = welcomed.roster.epoch;
         let old = step.chat.conversation.replace(step.id);
         step.chat.replaces = None;
         // The server may have closed the one before already.
@@ -206,7 +204,7 @@ impl Core {
         adder: (&AccountName, &IdentityKey),
         joining: &v1::Joining,
     ) -> Result<(), Broken> {
-        let (roster, changes) = match self.open_welcome(account, id, adder, joining)? {
+        let Welcomed { roster, authenticator, changes } = match self.open_welcome(account, id, adder, joining)? {
             Ok(joined) => joined,
             Err(error) => {
                 // The group has this device in it now; it gets in by an external commit, with fresh keys.
@@ -216,13 +214,14 @@ impl Core {
             }
         };
         let (number, chat) = self.group_chat(account, id);
-        let conversation = ConversationRow { epoch: roster.epoch, ..self.begun(account, number, id, joining.start_seq) };
+        let conversation =
+            ConversationRow { epoch: roster.epoch, ..self.begun(account, number, id, joining.start_seq) };
         let mut step = Step::new(account, id, conversation, chat, None);
         step.chat.conversation = Some(id);
         step.write.state(account, changes);
         step.write.handshake(account, number, None)?;
         self.schedule_first_update(&mut step, roster.leaves.len());
-        let group = self.group_of(account, number, &roster, Standing::Active)?;
+        let group = self.group_of(account, number, &roster, authenticator, Standing::Active)?;
         let by = self.name_of(account, adder.0);
         let text = if self.is_own_name(account, adder.0) {
             format!("this device is in the group {} now", group.name)
@@ -346,7 +345,10 @@ impl Core {
             Some(_) if contact.changed_identity.as_deref() == Some(identity) => return Ok(()),
             Some(_) => {
                 let name = contact.name.to_string();
-                step.notice(self.now, format!("the identity key of {name} has changed: nothing is sent until you trust it"))?;
+                step.notice(
+                    self.now,
+                    format!("the identity key of {name} has changed: nothing is sent until you trust it"),
+                )?;
                 step.events.push(EventKind::IdentityChanged { contact: name.clone() });
                 step.events.push(EventKind::ContactChanged { contact: name.clone() });
                 contact.changed_identity = Some(identity.to_vec());

@@ -4,8 +4,8 @@
 
 use fastchat_e2ee::{Fingerprint, IdentityKey};
 use fastchat_ipc::{
-    Account, AccountState, ApiError, Chat, ChatKind, Contact, ContactState, ErrorCode, EventKind, GroupState, Message, MessageKind,
-    MessageState, Sent,
+    Account, AccountState, ApiError, Chat, ChatKind, Contact, ContactState, ErrorCode, EventKind, GroupState, Message,
+    MessageKind, MessageState, Sent,
 };
 use fastchat_wire::{AccountName, MessageId};
 use uuid::Uuid;
@@ -48,7 +48,12 @@ impl Core {
         contacts.range((account, 0)..=(account, u32::MAX)).map(|((_, number), row)| (*number, row))
     }
 
+    /// The chats that a person sees.
     pub(super) fn chats_of(&self, account: u32) -> impl Iterator<Item = (u32, &ChatRow)> {
+        self.all_chats_of(account).filter(|(_, row)| row.peer != Peer::Own)
+    }
+
+    pub(super) fn all_chats_of(&self, account: u32) -> impl Iterator<Item = (u32, &ChatRow)> {
         let chats = &self.store.tables().chats;
         chats.range((account, 0)..=(account, u32::MAX)).map(|((_, number), row)| (*number, row))
     }
@@ -110,7 +115,8 @@ impl Core {
             return changed(contact).then(|| contact.name.clone()).into_iter().collect();
         }
         let Some(group) = self.group_row(account, chat) else { return Vec::new() };
-        let changed = self.contacts_of(account).filter(|(_, contact)| changed(contact)).map(|(_, contact)| &contact.name);
+        let changed =
+            self.contacts_of(account).filter(|(_, contact)| changed(contact)).map(|(_, contact)| &contact.name);
         changed.filter(|name| group.members.iter().any(|member| member.name == **name)).cloned().collect()
     }
 
@@ -155,10 +161,7 @@ impl Core {
         }
         let number = tables.accounts.get(&account).map_or(0, |row| row.next_chat);
         contact.chat = Some(number);
-        let row = ChatRow {
-            id: Uuid::now_v7().to_string(),
-            ..self.new_chat(Peer::Contact(contact_number))
-        };
+        let row = ChatRow { id: Uuid::now_v7().to_string(), ..self.new_chat(Peer::Contact(contact_number)) };
         (number, row)
     }
 
@@ -258,8 +261,13 @@ impl Core {
             device_name: row.device_name.clone(),
             fingerprint: live.fingerprint.to_string(),
             pin: row.pin.map_or_else(String::new, |pin| pin.to_string()),
-            outbox: self.store.outbox_count(number),
+            outbox: self.waiting_messages(number),
         })
+    }
+
+    /// How many messages of the person's are on their way out.
+    pub(super) fn waiting_messages(&self, account: u32) -> u64 {
+        self.chats_of(account).map(|(chat, _)| self.store.outbox(account, chat).count() as u64).sum()
     }
 
     pub(super) fn view_contact(&self, account: u32, row: &ContactRow) -> Contact {
