@@ -53,7 +53,7 @@ pub(crate) struct Link {
 pub(crate) struct Rename {
     /// The device's name, or its id where several have that name
     device: String,
-    /// What to call it, up to 64 characters
+    /// What to call it, up to 64 bytes
     name: String,
 }
 

@@ -20,7 +20,9 @@ pub(super) fn list(groups: &[Group], width: usize) -> String {
     let mut table = Table::default();
     let (past, present): (Vec<&Group>, Vec<&Group>) = groups.iter().partition(|group| has_ended(group.state));
     for group in present.into_iter().chain(past) {
-        table.line(cells(group, width / 2));
+        // The id is needed only where the name names no group alone.
+        let is_alone = groups.iter().filter(|other| other.name == group.name).count() == 1;
+        table.line(cells(group, !is_alone, width / 2));
     }
     // What has to be done is never cut off; what a group is about is.
     table.show(usize::MAX)
@@ -30,7 +32,7 @@ fn has_ended(state: GroupState) -> bool {
     matches!(state, GroupState::Left | GroupState::Deleted)
 }
 
-fn cells(group: &Group, room: usize) -> [(String, Style); 5] {
+fn cells(group: &Group, with_id: bool, room: usize) -> [(String, Style); 6] {
     let has_ended = has_ended(group.state);
     let name = if has_ended { DIM } else { BOLD };
     let (state, style) = match group.state {
@@ -43,6 +45,7 @@ fn cells(group: &Group, room: usize) -> [(String, Style); 5] {
     let (remark, remark_style) = remark(group, room);
     [
         (safe_text::line(&group.name), name),
+        (if with_id { safe_text::line(&group.id) } else { String::new() }, Style::new()),
         (members, DIM),
         (state.to_owned(), style),
         (unread, BOLD),
@@ -181,6 +184,14 @@ mod tests {
     fn groups_that_have_ended_stand_last_and_claim_no_members() {
         let groups = [group("old", GroupState::Left), group("ops", GroupState::Active)];
         assert_eq!(plain(&list(&groups, 80)), "ops  2 members  admin  troubles\nold             left\n");
+    }
+
+    #[test]
+    fn groups_of_one_name_show_their_ids() {
+        let other = Group { id: "g2".into(), ..group("ops", GroupState::Active) };
+        let shown = plain(&list(&[group("ops", GroupState::Active), other, group("lab", GroupState::Active)], 80));
+        assert!(shown.starts_with("ops  g   2 members  admin  troubles\nops  g2  2 members"), "{shown}");
+        assert!(shown.ends_with("\nlab      2 members  admin  troubles\n"), "{shown}");
     }
 
     #[test]
