@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fastchat_store::{InviteHash, Kdf, TokenHash};
+use fastchat_store::{GrantHash, InviteHash, Kdf, TokenHash};
 use fastchat_wire::AccountName;
 use ring::{
     digest, hmac,
@@ -135,6 +135,12 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 #[must_use]
 pub fn token_hash(token: &[u8]) -> TokenHash {
     TokenHash(sha256(token))
+}
+
+/// What is stored of a grant.
+#[must_use]
+pub fn grant_hash(grant: &[u8]) -> GrantHash {
+    GrantHash(sha256(grant))
 }
 
 /// What is stored of an invite.

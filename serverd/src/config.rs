@@ -11,6 +11,11 @@ use std::{
 use fastchat_wire::ServerAddress;
 use serde::Deserialize;
 
+use crate::rates::Rate;
+
+/// The largest frame of a session, unless a Handshake may be larger: 128 key packages of 16 KiB fit.
+const FRAME: usize = 2 << 20;
+
 /// Where the packages put it.
 pub const SYSTEM_CONFIG: &str = "/etc/fastchat/server.toml";
 
@@ -143,6 +148,20 @@ pub struct Limits {
     pub registrations_per_ip_per_hour: Within<1, 1_000_000>,
     /// Key packages that one account claims per hour.
     pub claims_per_hour: Within<1, 1_000_000>,
+    /// One-time key packages of one account that strangers get per hour; then the one of last resort.
+    pub strangers_per_hour: Within<0, 1_000_000>,
+    /// Commits and proposals of one account per conversation and hour, in the long run.
+    pub handshakes_per_hour: Within<1, 1_000_000>,
+    /// Of these at once.
+    pub handshakes_at_once: Within<1, 1_000_000>,
+    /// The largest Handshake, Welcomes included.
+    pub handshake_bytes: Within<65_536, 8_388_608>,
+    /// Groups whose state one account fetches per hour.
+    pub group_fetches_per_hour: Within<1, 1_000_000>,
+    /// Messages into and out of link mailboxes, of one IP address per hour.
+    pub link_requests_per_ip_per_hour: Within<1, 1_000_000>,
+    /// Link mailboxes at a time.
+    pub links: Within<1, 1_000_000>,
     /// Entries that one device submits per second, in the long run.
     pub entries_per_second: Within<1, 1_000_000>,
     /// The largest payload of one entry.
@@ -153,6 +172,22 @@ pub struct Limits {
     pub window_entries: Within<1, 4_096>,
     /// Bytes sent ahead of the Ack, per conversation.
     pub window_bytes: Within<4_096, 16_777_216>,
+}
+
+impl Limits {
+    /// How often an account may commit in a conversation.
+    #[must_use]
+    pub fn handshake_rate(&self) -> Rate {
+        let per = Duration::from_secs(3_600);
+        Rate { count: self.handshakes_per_hour.get(), per, at_once: self.handshakes_at_once.get() }
+    }
+
+    /// The largest frame of a session.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        const ENVELOPE: usize = 4 << 10;
+        (self.handshake_bytes.count() + ENVELOPE).max(FRAME)
+    }
 }
 
 /// `[storage]`
@@ -199,6 +234,13 @@ impl Default for Limits {
             logins_per_ip_per_minute: Within::new(60),
             registrations_per_ip_per_hour: Within::new(100),
             claims_per_hour: Within::new(300),
+            strangers_per_hour: Within::new(30),
+            handshakes_per_hour: Within::new(240),
+            handshakes_at_once: Within::new(60),
+            handshake_bytes: Within::new(8 << 20),
+            group_fetches_per_hour: Within::new(2_000),
+            link_requests_per_ip_per_hour: Within::new(600),
+            links: Within::new(10_000),
             entries_per_second: Within::new(200),
             payload_bytes: Within::new(64 << 10),
             submit_entries: Within::new(64),

@@ -3,18 +3,22 @@
 //! **Invariant**: whatever a connection does wrong ends that connection alone, after telling it why where that is
 //! possible.
 
+mod credentials;
 mod fields;
 mod frame_stream;
 mod greeting;
+mod handshakes;
+mod links;
 mod requests;
 
 use std::{sync::Arc, time::Duration};
 
 use fastchat_store::Store;
-use fastchat_wire::{AccountName, Code, DeviceId, FRAME_LIMIT, v1};
+use fastchat_wire::{AccountName, Code, DeviceId, v1};
 use tokio::{
     net::TcpStream,
     sync::{mpsc, watch},
+    task::{AbortHandle, JoinHandle},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -23,8 +27,10 @@ use self::frame_stream::{FrameStream, ReadError};
 use crate::{
     auth::Passwords,
     certificate::Identity,
+    clock,
     config::Config,
     core::{Event, SessionId, frames},
+    handshakes::Checks,
     hub::{Hub, Outgoing},
     rates::{Origin, Pace, Rates},
 };
@@ -53,6 +59,10 @@ pub struct Services<S> {
     pub rates: Rates,
     /// Password checks.
     pub passwords: Passwords,
+    /// Checks of handshakes.
+    pub checks: Checks,
+    /// Counts the messages put into link mailboxes, for those who wait for one.
+    pub links: watch::Sender<u64>,
     /// Configuration and certificate.
     pub live: watch::Receiver<Arc<Live>>,
     /// Set when the server is about to stop.
@@ -93,16 +103,48 @@ fn refuse(code: Code, text: impl Into<String>) -> Trouble {
     Trouble::Refuse(v1::Failure::new(code, text))
 }
 
+fn rate_limited(wait: Duration) -> Trouble {
+    let seconds = wait.as_secs() + 1;
+    let text = format!("too often: try again in {seconds} s");
+    Trouble::Refuse(frames::failure_after(Code::RateLimited, &text, wait))
+}
+
 /// A connection with a session.
 struct Established {
     stream: FrameStream,
     account: AccountName,
     device: DeviceId,
     session: SessionId,
+    /// Where it comes from.
+    origin: Origin,
+    /// The hour for which the store knows that the device was connected.
+    seen_ms: u64,
+    /// A link message that is waited for.
+    fetching: Fetching,
     outbox: mpsc::Receiver<Outgoing>,
     /// Slows down a device that submits too much: nothing is read from it until `resume_at`.
     pace: Pace,
     resume_at: Instant,
+}
+
+/// A task that answers a request later; it ends with the connection.
+#[derive(Default)]
+struct Fetching(Option<AbortHandle>);
+
+impl Fetching {
+    fn replace(&mut self, task: JoinHandle<()>) {
+        if let Some(older) = self.0.replace(task.abort_handle()) {
+            older.abort();
+        }
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
 }
 
 impl Established {
@@ -117,9 +159,22 @@ impl Established {
 pub async fn serve<S: Store>(tcp: TcpStream, origin: Origin, services: Services<S>) {
     // Each phase has its memory for as long as it lasts: an idle session keeps little.
     let Some(established) = Box::pin(greeting::greet(tcp, origin, &services)).await else { return };
-    let session = established.session;
+    let (session, device, seen_ms) = (established.session, established.device, established.seen_ms);
     Box::pin(converse(established, &services)).await;
     services.hub.tell(Event::Closed(session)).await;
+    note_seen(&services, device, seen_ms).await;
+}
+
+/// Notes that the device was connected, to the hour. Answers the hour.
+async fn note_seen<S: Store>(services: &Services<S>, device: DeviceId, noted_ms: u64) -> u64 {
+    const HOUR_MS: u64 = 3_600_000;
+    let hour_ms = clock::now_ms() / HOUR_MS * HOUR_MS;
+    if hour_ms > noted_ms
+        && let Err(error) = services.store.note_seen(device, hour_ms).await
+    {
+        tracing::debug!(%error, "when a device was connected was not noted");
+    }
+    hour_ms
 }
 
 /// The session: requests in, answers and deliveries out.
@@ -129,7 +184,7 @@ async fn converse<S: Store>(mut connection: Established, services: &Services<S>)
     let idle = sleep_until(Instant::now() + silence);
     tokio::pin!(idle);
     let mut heard = Instant::now();
-    connection.stream.set_limit(FRAME_LIMIT);
+    connection.stream.set_limit(limits.frame_bytes());
     loop {
         let trouble = tokio::select! {
             read = connection.stream.next(), if connection.resume_at <= Instant::now() => {

@@ -9,7 +9,9 @@
 mod cursors;
 mod delivery;
 mod events;
+mod following;
 pub mod frames;
+mod handshakes;
 mod presence;
 mod session;
 
@@ -20,7 +22,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fastchat_store::{CursorMove, DeviceState, Joining, Membership, RemovedDevice, StoreError};
+use fastchat_store::{CursorMove, DeviceChange, DeviceRecord, DeviceState, Joining, Membership, StoreError};
 use fastchat_wire::{
     AccountName, Code, ConversationId, DeviceId,
     v1::{self, server_frame::Body},
@@ -29,6 +31,7 @@ use fastchat_wire::{
 pub use self::events::{Action, Event, SessionId, Settings};
 use self::{
     cursors::CursorMoves,
+    following::Following,
     presence::Presence,
     session::{Session, Stage, Subscription},
 };
@@ -39,13 +42,13 @@ pub struct Core {
     settings: Settings,
     sessions: BTreeMap<SessionId, Session>,
     by_device: BTreeMap<DeviceId, SessionId>,
-    /// The sessions that follow a conversation.
-    followers: BTreeMap<ConversationId, BTreeSet<SessionId>>,
+    by_account: BTreeMap<AccountName, BTreeSet<SessionId>>,
+    followers: BTreeMap<ConversationId, Following>,
     presence: Presence,
     cursors: CursorMoves,
     /// Sessions that want the joinings which did not fit, once the store knows which are settled.
     want_joinings: BTreeSet<SessionId>,
-    /// Commits and new conversations so far: a session that saw none while it loaded need not look again.
+    /// Commits, new conversations and changes of devices so far: a session that saw none while it loaded need not look again.
     changes: u64,
     draining: bool,
     now_ms: u64,
@@ -60,6 +63,7 @@ impl Core {
             settings,
             sessions: BTreeMap::new(),
             by_device: BTreeMap::new(),
+            by_account: BTreeMap::new(),
             followers: BTreeMap::new(),
             presence: Presence::default(),
             cursors: CursorMoves::default(),
@@ -84,10 +88,23 @@ impl Core {
             Event::PageRead { session, conversation, page } => self.page_read(session, conversation, page),
             Event::Ack { session, conversation, seq } => self.acknowledged(session, conversation, seq),
             Event::SharePresence { session, accounts } => self.share_presence(session, accounts),
-            Event::Created { device, membership, joinings, closed } => {
-                self.created(device, &membership, &joinings, closed);
+            Event::Handshake { session, request, append } => self.handshake(session, request, append),
+            Event::HandshakeAppended { session, request, conversation, kind, outcome } => {
+                self.handshake_appended(session, request, conversation, kind, outcome);
             }
-            Event::Removed(devices) => devices.into_iter().for_each(|device| self.removed(&device)),
+            Event::Created { account, device, membership, joinings, closed, group } => {
+                self.created(device, &membership, &joinings, closed);
+                if group {
+                    self.tell_unjoined(membership.conversation, &account, &[]);
+                }
+            }
+            Event::DevicesChanged { change, by } => self.devices_changed(&change, by),
+            Event::ListDevices { session, request, devices } => self.list_devices(session, request, &devices),
+            Event::Answered { session, frame } => {
+                if self.sessions.contains_key(&session) {
+                    self.actions.push(Action::Send(session, frame));
+                }
+            }
             Event::CursorsSaved { saved } => self.cursors_saved(saved),
             Event::Closed(session) => self.forget(session),
             Event::Drain => self.drain(),
@@ -137,6 +154,7 @@ impl Core {
             self.close(older, goaway);
         }
         self.presence.began(self.now_ms, &account, session);
+        self.by_account.entry(account.clone()).or_default().insert(session);
         self.sessions.insert(session, Session::new(account, device, self.changes));
         if self.draining {
             self.send_away(session);
@@ -166,6 +184,9 @@ impl Core {
         for joining in &state.joinings {
             self.join(id, joining);
         }
+        for conversation in &state.unjoined {
+            self.unjoined(id, *conversation);
+        }
         // What changed between the store's answer and now may be missing from it: look once more.
         if stage != Stage::Ready && stage != (Stage::Loading { changes: self.changes }) {
             self.read_state(id);
@@ -179,14 +200,21 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if !session.subscriptions.contains_key(&conversation) {
             let cursor = membership.cursor.max(self.cursors.known(session.device, conversation));
-            let mut subscription = Subscription::new(cursor, membership.head);
+            let mut subscription = Subscription::new(cursor, membership.head, membership.ends_at);
+            if subscription.is_over() {
+                return;
+            }
             subscription.joining = joining;
             session.joinings += usize::from(joining.is_some());
+            session.unjoined.remove(&conversation);
             session.subscriptions.insert(conversation, subscription);
-            self.followers.entry(conversation).or_default().insert(id);
+            self.followers.entry(conversation).or_default().sessions.insert(id);
             self.tell_delivered(id, membership);
         }
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Some(end) = membership.ends_at {
+            session.end(conversation, end);
+        }
         session.advance_head(conversation, membership.head);
         if membership.closed {
             self.tell_closed(id, conversation, membership.closed_by);
@@ -194,10 +222,31 @@ impl Core {
     }
 
     fn tell_delivered(&mut self, id: SessionId, membership: &Membership) {
+        let conversation = membership.conversation;
+        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(following) = self.followers.get_mut(&conversation) else { return };
+        following.set_accounts(membership.accounts);
         for other in &membership.others {
-            let seq = other.cursor.max(self.cursors.known(other.device, membership.conversation));
-            if seq > 0 {
-                self.send(id, frames::delivered(membership.conversation, &other.account, seq));
+            following.came(&other.account, other.cursor.max(self.cursors.known(other.device, conversation)));
+        }
+        let told = following.of_others(&session.account);
+        let told: Vec<_> = told.map(|(account, seq)| frames::delivered(conversation, account, seq)).collect();
+        told.into_iter().for_each(|frame| self.send(id, frame));
+    }
+
+    /// The session follows the conversation no more.
+    fn unfollow(&mut self, id: SessionId, conversation: ConversationId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.drop_subscription(conversation);
+        }
+        self.no_follower(id, conversation);
+    }
+
+    fn no_follower(&mut self, id: SessionId, conversation: ConversationId) {
+        if let Some(following) = self.followers.get_mut(&conversation) {
+            following.sessions.remove(&id);
+            if following.sessions.is_empty() {
+                self.followers.remove(&conversation);
             }
         }
     }
@@ -216,10 +265,13 @@ impl Core {
         let conversation = joining.membership.conversation;
         let Some(session) = self.sessions.get(&id) else { return };
         let device = session.device;
-        if session.subscriptions.contains_key(&conversation) {
-            return self.follow(id, &joining.membership, None);
+        match session.subscriptions.get(&conversation).map(|subscription| subscription.ends_at) {
+            // It was removed before, and this is a new beginning.
+            Some(Some(end)) if end < joining.start_seq => self.unfollow(id, conversation),
+            Some(_) => return self.follow(id, &joining.membership, None),
+            None => {}
         }
-        if self.cursors.joined(device, conversation) {
+        if self.cursors.joined(device, conversation, joining.start_seq) {
             return self.follow(id, &joining.membership, None);
         }
         self.send(id, frames::joining(joining, device));
@@ -249,32 +301,55 @@ impl Core {
         if self.by_device.get(&session.device) == Some(&id) {
             self.by_device.remove(&session.device);
         }
-        for conversation in session.subscriptions.keys() {
-            if let Some(followers) = self.followers.get_mut(conversation) {
-                followers.remove(&id);
-                if followers.is_empty() {
-                    self.followers.remove(conversation);
-                }
+        if let Some(sessions) = self.by_account.get_mut(&session.account) {
+            sessions.remove(&id);
+            if sessions.is_empty() {
+                self.by_account.remove(&session.account);
             }
+        }
+        for conversation in session.subscriptions.keys() {
+            self.no_follower(id, *conversation);
         }
         let told = self.presence.ended(self.now_ms, &session.account, id);
         self.tell(told);
     }
 
-    fn removed(&mut self, removed: &RemovedDevice) {
-        self.cursors.forget(removed.device);
-        if let Some(&session) = self.by_device.get(&removed.device) {
-            self.close_unauthenticated(session);
+    fn followers_of(&self, conversation: ConversationId) -> Vec<SessionId> {
+        self.followers.get(&conversation).into_iter().flat_map(|following| &following.sessions).copied().collect()
+    }
+
+    // ------------------------------------------------------------ devices
+
+    fn devices_changed(&mut self, change: &DeviceChange, by: Option<DeviceId>) {
+        self.changes += 1;
+        for device in &change.removed {
+            self.cursors.forget(*device);
+            if let Some(&session) = self.by_device.get(device) {
+                self.close_unauthenticated(session);
+            }
         }
-        for conversation in &removed.left {
+        for conversation in &change.closed {
             for session in self.followers_of(*conversation) {
                 self.tell_closed(session, *conversation, None);
             }
         }
+        for session in self.sessions_of(&change.account) {
+            if self.sessions.get(&session).is_some_and(|session| Some(session.device) != by) {
+                self.send(session, frames::unasked(Body::DevicesChanged(v1::DevicesChanged {})));
+            }
+        }
     }
 
-    fn followers_of(&self, conversation: ConversationId) -> Vec<SessionId> {
-        self.followers.get(&conversation).into_iter().flatten().copied().collect()
+    fn sessions_of(&self, account: &AccountName) -> Vec<SessionId> {
+        self.by_account.get(account).into_iter().flatten().copied().collect()
+    }
+
+    fn list_devices(&mut self, id: SessionId, request: u64, devices: &[DeviceRecord]) {
+        let connected = |device: &DeviceRecord| self.by_device.contains_key(&device.device);
+        let devices = devices.iter().map(|device| frames::device_info(device, connected(device))).collect();
+        if self.sessions.contains_key(&id) {
+            self.send(id, frames::answer(request, Body::Devices(v1::Devices { devices })));
+        }
     }
 
     // ------------------------------------------------------------ conversations
@@ -290,6 +365,16 @@ impl Core {
         if let Some(id) = self.ready_session(device) {
             self.follow(id, membership, None);
         }
+        self.joined(joinings);
+        if let Some(closed) = closed {
+            for session in self.followers_of(closed) {
+                self.tell_closed(session, closed, Some(membership.conversation));
+            }
+        }
+    }
+
+    /// Brings the joinings to those who are here.
+    fn joined(&mut self, joinings: &[(DeviceId, Joining)]) {
         for (device, joining) in joinings {
             let Some(id) = self.ready_session(*device) else { continue };
             let Some(session) = self.sessions.get_mut(&id) else { continue };
@@ -299,10 +384,24 @@ impl Core {
                 session.more_joinings = true;
             }
         }
-        if let Some(closed) = closed {
-            for session in self.followers_of(closed) {
-                self.tell_closed(session, closed, Some(membership.conversation));
+    }
+
+    /// Tells the account's sessions that follow the group neither yet nor as one of `joining` that they could.
+    fn tell_unjoined(&mut self, conversation: ConversationId, account: &AccountName, joining: &[(DeviceId, Joining)]) {
+        for id in self.sessions_of(account) {
+            let Some(session) = self.sessions.get(&id) else { continue };
+            let joins = joining.iter().any(|(device, _)| *device == session.device);
+            if session.stage == Stage::Ready && !joins {
+                self.unjoined(id, conversation);
             }
+        }
+    }
+
+    fn unjoined(&mut self, id: SessionId, conversation: ConversationId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let follows = session.subscriptions.get(&conversation);
+        if follows.is_none_or(|subscription| subscription.ends_at.is_some()) && session.unjoined.insert(conversation) {
+            self.send(id, frames::unjoined(conversation));
         }
     }
 
@@ -316,7 +415,7 @@ impl Core {
     fn share_presence(&mut self, id: SessionId, accounts: BTreeSet<AccountName>) {
         let Some(session) = self.sessions.get(&id) else { return };
         let account = session.account.clone();
-        let told = self.presence.share(self.now_ms, &account, accounts);
+        let told = self.presence.share(self.now_ms, &account, id, accounts);
         self.tell(told);
     }
 

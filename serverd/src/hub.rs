@@ -218,6 +218,14 @@ impl<S: Store> Task<S> {
                 let outcome = self.store.append(append);
                 self.start(async move { Event::Appended { session, request, conversation, outcome: outcome.await } });
             }
+            Action::AppendHandshake { session, request, append } => {
+                let (conversation, kind) = (append.conversation, append.entry.kind);
+                let outcome = self.store.append_handshake(*append);
+                self.start(async move {
+                    let outcome = outcome.await;
+                    Event::HandshakeAppended { session, request, conversation, kind, outcome }
+                });
+            }
             Action::ReadPage { session, conversation, device, after, bounds } => {
                 let page = self.store.read_after(conversation, device, after, bounds);
                 self.start(async move { Event::PageRead { session, conversation, page: page.await } });

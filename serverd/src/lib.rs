@@ -1,6 +1,7 @@
 //! The FastChat server: takes devices' connections, orders and stores their ciphertext, delivers it.
 //!
-//! [`core`] decides (no I/O), [`hub`] carries out, [`connection`] speaks with one device, [`run`] puts it together.
+//! [`core`] decides (no I/O), [`hub`] carries out, [`connection`] speaks with one device, [`handshakes`] checks what
+//! changes a conversation, [`run`] puts it together.
 //!
 //! **Invariant**: nothing here can open a message: the server sees ciphertext, public keys and hashes.
 
@@ -10,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod core;
+pub mod handshakes;
 pub mod hub;
 pub mod invite;
 pub mod listen;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastchat_wire::AccountName;
+use fastchat_wire::{AccountName, ConversationId};
 use tokio::sync::{mpsc, oneshot};
 
 /// Buckets that are remembered.
@@ -39,17 +39,43 @@ pub enum Counted {
     RegistrationFrom(Origin),
     /// Key packages claimed by an account.
     ClaimBy(AccountName),
+    /// One-time key packages of an account that strangers get.
+    StrangersClaimOf(AccountName),
     /// Conversations made by an account.
     ConversationBy(AccountName),
+    /// Commits and proposals of an account in a conversation.
+    HandshakeBy(AccountName, ConversationId),
+    /// Group states fetched by an account.
+    FetchBy(AccountName),
+    /// Link mailboxes opened, written to or read from an address.
+    LinkFrom(Origin),
+    /// Grants given by an account.
+    GrantBy(AccountName),
 }
 
-/// So many in such a time; as many at once.
+/// So many in such a time, and so many at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
     /// How many.
     pub count: u64,
     /// In which time.
     pub per: Duration,
+    /// How many of them at once.
+    pub at_once: u64,
+}
+
+impl Rate {
+    /// As many at once as in the whole minute.
+    #[must_use]
+    pub const fn per_minute(count: u64) -> Self {
+        Self { count, per: Duration::from_secs(60), at_once: count }
+    }
+
+    /// As many at once as in the whole hour.
+    #[must_use]
+    pub const fn per_hour(count: u64) -> Self {
+        Self { count, per: Duration::from_secs(3_600), at_once: count }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,10 +97,11 @@ impl Buckets {
         let step = rate.per / u32::try_from(rate.count.max(1)).unwrap_or(u32::MAX);
         let full_at = self.table.get(&what).map_or(now, |bucket| bucket.full_at.max(now));
         let next = full_at + step;
-        // Empty when a whole period's worth is owed; a step of rounding is forgiven.
+        // Empty when all that is given at once is owed; a step of rounding is forgiven.
         let owed = next.saturating_duration_since(now);
-        if owed > rate.per + step / 2 {
-            return Err(owed - rate.per);
+        let most = step * u32::try_from(rate.at_once.max(1)).unwrap_or(u32::MAX);
+        if owed > most + step / 2 {
+            return Err(owed - most);
         }
         if self.table.len() >= self.bound && !self.table.contains_key(&what) {
             self.make_room(now);
@@ -165,7 +192,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const RATE: Rate = Rate { count: 3, per: Duration::from_secs(60) };
+    const RATE: Rate = Rate::per_minute(3);
 
     fn buckets(bound: usize) -> Buckets {
         Buckets { table: HashMap::new(), bound }
@@ -186,6 +213,16 @@ mod tests {
         assert_eq!(buckets.take(now, from(2), RATE), Ok(()));
         assert_eq!(buckets.take(now + wait, from(1), RATE), Ok(()));
         assert!(buckets.take(now + wait, from(1), RATE).is_err());
+    }
+
+    #[test]
+    fn less_is_given_at_once_than_in_the_long_run() {
+        let (mut buckets, now) = (buckets(10), Instant::now());
+        let rate = Rate { count: 60, per: Duration::from_secs(60), at_once: 2 };
+        assert_eq!((buckets.take(now, from(1), rate), buckets.take(now, from(1), rate)), (Ok(()), Ok(())));
+        let wait = buckets.take(now, from(1), rate).unwrap_err();
+        assert!(wait <= Duration::from_secs(1), "{wait:?}");
+        assert_eq!(buckets.take(now + wait, from(1), rate), Ok(()));
     }
 
     #[test]

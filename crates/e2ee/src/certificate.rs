@@ -1,21 +1,17 @@
-//! The device certificate: the content of a device's MLS basic credential.
+//! Issuing and verifying device certificates (see [`fastchat_mls::certificate`] for their form).
 //!
-//! It says: "the account with this identity key owns the device with this id, and this is the device's Ed25519 key",
-//! signed by the identity. Whoever sees a leaf verifies it against the identity key that *they* know for the account;
-//! the key inside the certificate only says which one it was issued under.
+//! A leaf is verified once, when it comes into a conversation: under the identity that its certificate names. Whether
+//! that identity is the one known for the account is the caller's to compare, or ours where the caller said which.
 //!
-//! **Invariant**: [`Certified`] exists only for a leaf whose certificate a known identity has signed for that very key.
+//! **Invariant**: no leaf enters a conversation's stored state unless its identity has signed for that very key.
 
-use openmls::prelude::{Credential, CredentialType};
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use fastchat_mls::{Certificate, Leaf, MalformedCertificate, certificate::CONTEXT};
+use openmls::prelude::LeafNode;
 use uuid::Uuid;
 
-use crate::{Identity, IdentityError, IdentityKey, encoding};
-
-const VERSION: u8 = 1;
-const CONTEXT: &str = "device certificate v1";
-/// An account text of 300 bytes, a key of 4096 bits and its signature come to some 1,500 bytes.
-const MAX_BYTES: usize = 2048;
+use crate::{Identity, IdentityError, IdentityKey};
 
 /// Why a leaf is not accepted as a device of an account.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +33,13 @@ pub enum CertificateError {
     Signature,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Certificate {
-    version: u8,
-    account: String,
-    device: [u8; 16],
-    leaf_key: Vec<u8>,
-    identity_key: Vec<u8>,
-    signature: Vec<u8>,
+impl From<MalformedCertificate> for CertificateError {
+    fn from(error: MalformedCertificate) -> Self {
+        match error {
+            MalformedCertificate::Malformed => Self::Malformed,
+            MalformedCertificate::OtherKey => Self::OtherKey,
+        }
+    }
 }
 
 /// Whose device a verified leaf is.
@@ -62,42 +57,46 @@ pub(crate) fn issue(
     leaf_key: &[u8],
 ) -> Result<Vec<u8>, IdentityError> {
     let mut certificate = Certificate {
-        version: VERSION,
         account: account.to_owned(),
-        device: device.into_bytes(),
+        device,
         leaf_key: leaf_key.to_vec(),
         identity_key: identity.public().to_der().to_vec(),
         signature: Vec::new(),
     };
-    certificate.signature =
-        identity.sign(CONTEXT, &certificate.signed_bytes().map_err(|_| IdentityError::Operation)?)?;
-    encoding::encode(&certificate).map(|bytes| bytes.to_vec()).map_err(|_| IdentityError::Operation)
-}
-
-/// The account that a leaf's credential names, before anything is verified: only good for looking up its identity.
-pub(crate) fn claimed_account(credential: &Credential) -> Result<String, CertificateError> {
-    Certificate::decode(content(credential)?).map(|certificate| certificate.account)
-}
-
-/// Verifies that `identity` certified the leaf with this credential and key. The caller compares account and device.
-pub(crate) fn verify_leaf(
-    credential: &Credential,
-    leaf_key: &[u8],
-    identity: &IdentityKey,
-) -> Result<Certified, CertificateError> {
-    verify(content(credential)?, leaf_key, identity)
-}
-
-fn content(credential: &Credential) -> Result<&[u8], CertificateError> {
-    match credential.credential_type() {
-        CredentialType::Basic => Ok(credential.serialized_content()),
-        _ => Err(CertificateError::Malformed),
-    }
+    let signed = certificate.signed_bytes().map_err(|_| IdentityError::Operation)?;
+    certificate.signature = identity.sign(CONTEXT, &signed)?;
+    certificate.to_bytes().map_err(|_| IdentityError::Operation)
 }
 
 /// Verifies that `identity` certified `leaf_key` in these bytes. The caller compares account and device.
 pub(crate) fn verify(bytes: &[u8], leaf_key: &[u8], identity: &IdentityKey) -> Result<Certified, CertificateError> {
-    let certificate = Certificate::decode(bytes)?;
+    verify_certificate(Certificate::from_bytes(bytes)?, leaf_key, identity)
+}
+
+/// Verifies that `identity` certified this leaf. The caller compares account and device.
+pub(crate) fn verify_leaf(leaf: &LeafNode, identity: &IdentityKey) -> Result<Certified, CertificateError> {
+    verify_certificate(Certificate::from_leaf(leaf)?, leaf.signature_key().as_slice(), identity)
+}
+
+/// Verifies each leaf under the identity that its own certificate names.
+pub(crate) fn verify_embedded<'a>(leaves: impl IntoIterator<Item = &'a Leaf>) -> Result<(), CertificateError> {
+    let mut identities: BTreeMap<&[u8], IdentityKey> = BTreeMap::new();
+    for leaf in leaves {
+        if !identities.contains_key(leaf.identity.as_slice()) {
+            let key = IdentityKey::from_der(&leaf.identity).map_err(|_| CertificateError::Malformed)?;
+            identities.insert(&leaf.identity, key);
+        }
+        let identity = identities.get(leaf.identity.as_slice()).ok_or(CertificateError::Malformed)?;
+        verify(&leaf.certificate, &leaf.signature_key, identity)?;
+    }
+    Ok(())
+}
+
+fn verify_certificate(
+    certificate: Certificate,
+    leaf_key: &[u8],
+    identity: &IdentityKey,
+) -> Result<Certified, CertificateError> {
     if certificate.leaf_key != leaf_key {
         return Err(CertificateError::OtherKey);
     }
@@ -106,23 +105,5 @@ pub(crate) fn verify(bytes: &[u8], leaf_key: &[u8], identity: &IdentityKey) -> R
     }
     let signed = certificate.signed_bytes()?;
     identity.verify(CONTEXT, &signed, &certificate.signature).map_err(|_| CertificateError::Signature)?;
-    Ok(Certified { account: certificate.account, device: Uuid::from_bytes(certificate.device) })
-}
-
-impl Certificate {
-    fn decode(bytes: &[u8]) -> Result<Self, CertificateError> {
-        if bytes.len() > MAX_BYTES {
-            return Err(CertificateError::Malformed);
-        }
-        let certificate: Self = encoding::decode(bytes).map_err(|_| CertificateError::Malformed)?;
-        if certificate.version == VERSION { Ok(certificate) } else { Err(CertificateError::Malformed) }
-    }
-
-    /// Everything but the signature.
-    fn signed_bytes(&self) -> Result<Vec<u8>, CertificateError> {
-        let Self { version, account, device, leaf_key, identity_key, signature: _ } = self;
-        encoding::encode(&(version, account, device, leaf_key, identity_key))
-            .map(|bytes| bytes.to_vec())
-            .map_err(|_| CertificateError::Malformed)
-    }
+    Ok(Certified { account: certificate.account, device: certificate.device })
 }

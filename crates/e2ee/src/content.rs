@@ -8,6 +8,8 @@ use std::fmt;
 use prost::Message;
 use zeroize::Zeroizing;
 
+use crate::Sync;
+
 /// The most bytes of a text, in UTF-8.
 pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 
@@ -39,7 +41,7 @@ pub struct Content {
     #[prost(uint64, tag = "2")]
     pub counter: u64,
     /// What it says; `None` after opening: a kind of message that a newer version made.
-    #[prost(oneof = "Body", tags = "3")]
+    #[prost(oneof = "Body", tags = "3, 4")]
     pub body: Option<Body>,
 }
 
@@ -50,6 +52,9 @@ pub enum Body {
     /// Text to read.
     #[prost(message, tag = "3")]
     Text(Text),
+    /// News for the account's own devices.
+    #[prost(message, tag = "4")]
+    Sync(Sync),
 }
 
 /// A text message.
@@ -66,6 +71,12 @@ impl Content {
     #[must_use]
     pub fn text(sent_at_ms: u64, counter: u64, text: impl Into<String>) -> Self {
         Self { sent_at_ms, counter, body: Some(Body::Text(Text { text: text.into() })) }
+    }
+
+    /// News for the account's own devices.
+    #[must_use]
+    pub fn sync(sent_at_ms: u64, counter: u64, sync: Sync) -> Self {
+        Self { sent_at_ms, counter, body: Some(Body::Sync(sync)) }
     }
 
     /// Whether it is within its bounds.
@@ -110,6 +121,7 @@ impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => text.fmt(f),
+            Self::Sync(sync) => sync.fmt(f),
         }
     }
 }

@@ -4,9 +4,7 @@
 
 use std::fmt;
 
-use openmls::prelude::{
-    BasicCredential, Capabilities, CredentialType, CredentialWithKey, ExtensionType, ProtocolVersion,
-};
+use openmls::prelude::{BasicCredential, CredentialWithKey};
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_traits::signatures::Signer;
 use serde::{Deserialize, Serialize};
@@ -54,6 +52,15 @@ impl Device {
         let keys = SignatureKeyPair::new(SUITE.signature_algorithm()).map_err(|_| DeviceError::Key)?;
         let certificate = certificate::issue(identity, account, id, keys.public())?;
         Ok(Self { account: account.to_owned(), id, keys, certificate })
+    }
+
+    /// The same device and key under another identity of its account (see [`crate::Change::new_device`]).
+    ///
+    /// # Errors
+    /// The identity's signature failed.
+    pub fn certified_by(&self, identity: &Identity) -> Result<Self, DeviceError> {
+        let certificate = certificate::issue(identity, &self.account, self.id, self.keys.public())?;
+        Ok(Self { account: self.account.clone(), id: self.id, keys: self.keys.clone(), certificate })
     }
 
     /// This device under another identity of its account: same id, same key, a certificate of `identity`.
@@ -142,17 +149,6 @@ impl Device {
             credential: BasicCredential::new(self.certificate.clone()).into(),
             signature_key: self.signature_key().into(),
         }
-    }
-
-    /// What this device's leaves say that it supports: one suite, basic credentials, last-resort key packages.
-    pub(crate) fn capabilities() -> Capabilities {
-        Capabilities::builder()
-            .versions(vec![ProtocolVersion::Mls10])
-            .ciphersuites(vec![SUITE])
-            .credentials(vec![CredentialType::Basic])
-            .extensions(vec![ExtensionType::LastResort])
-            .proposals(Vec::new())
-            .build()
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use fastchat_mls::suite;
 use openmls::prelude::{
     KeyPackage, KeyPackageRef, Lifetime, MlsMessageBodyIn, MlsMessageOut, OpenMlsProvider as _, ProtocolVersion,
     tls_codec::Serialize as _,
@@ -13,9 +14,10 @@ use openmls_traits::storage::StorageProvider as _;
 use uuid::Uuid;
 
 use crate::{
-    CertificateError, Device, IdentityKey, StoreError, certificate,
+    CertificateError, Device, IdentityKey, PeerPackages, StoreError, certificate,
     mls::{self, Provider, SUITE},
     storage::Record,
+    welcome::Joiner,
 };
 
 /// How long after it was made a key package can be used to start a conversation.
@@ -81,7 +83,7 @@ fn make_one(
     last_resort: bool,
 ) -> Result<(Vec<u8>, KeyPackageRef), KeyPackageError> {
     let builder = KeyPackage::builder()
-        .leaf_node_capabilities(Device::capabilities())
+        .leaf_node_capabilities(suite::capabilities())
         .key_package_lifetime(Lifetime::new(KEY_PACKAGE_LIFETIME.as_secs()));
     let builder = if last_resort { builder.mark_as_last_resort() } else { builder };
     let key_package = builder
@@ -144,10 +146,25 @@ pub(crate) fn verify(
     if seconds > KEY_PACKAGE_LIFETIME.as_secs() + LIFETIME_MARGIN_SECONDS {
         return Err(KeyPackageError::Lifetime);
     }
-    let leaf = key_package.leaf_node();
-    let certified = certificate::verify_leaf(leaf.credential(), leaf.signature_key().as_slice(), identity)?;
+    if *key_package.leaf_node().capabilities() != suite::capabilities() {
+        return Err(KeyPackageError::Malformed);
+    }
+    let certified = certificate::verify_leaf(key_package.leaf_node(), identity)?;
     if certified.account != account || certified.device != device {
         return Err(CertificateError::OtherDevice.into());
     }
     Ok(key_package)
+}
+
+/// Verifies an account's key packages; names the device whose package is refused.
+pub(crate) fn verify_all(
+    provider: &Provider<'_>,
+    of: &PeerPackages<'_>,
+) -> Result<Vec<Joiner>, (Uuid, KeyPackageError)> {
+    let verify = |(device, bytes): &(Uuid, &[u8])| {
+        let key_package =
+            verify(provider, bytes, of.account, *device, of.identity).map_err(|cause| (*device, cause))?;
+        Ok(Joiner { account: of.account.to_owned(), device: *device, key_package })
+    };
+    of.packages.iter().map(verify).collect()
 }

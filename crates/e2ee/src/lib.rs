@@ -10,34 +10,42 @@
 
 mod archive;
 mod certificate;
+mod commit;
 mod content;
+mod create;
 mod device;
-mod direct;
 mod encoding;
-mod friend_key;
 mod identity;
+mod join;
 mod key_package;
 mod linking;
 mod message;
 mod mls;
 mod password;
+mod process;
+mod rejoin;
 mod safety;
+mod shared_key;
 mod state;
 mod storage;
+pub mod sync;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod welcome;
 
 pub use archive::{
     ARCHIVE_HEADER_BYTES, ARCHIVE_SEGMENT_BYTES, ArchiveError, ArchiveKey, ArchiveOpener, ArchiveSealer,
     MAX_RECORD_BYTES,
 };
 pub use certificate::CertificateError;
+pub use commit::{Change, CommitError, MergeError, Prepared};
 pub use content::{Body, Content, ContentError, MAX_TEXT_BYTES, Text};
+pub use create::{CreateError, Created, PeerPackages};
 pub use device::{Device, DeviceError};
-pub use direct::{CreateError, Created, JoinError, Joined, PeerPackages};
-pub use friend_key::FriendKeyError;
+pub use fastchat_mls::{Actor, Effect, GroupProfile, Leaf, Leaving, ProfileError, Refusal, Roster};
 pub use identity::{Fingerprint, Identity, IdentityError, IdentityKey};
+pub use join::{Join, JoinError};
 pub use key_package::{KEY_PACKAGE_LIFETIME, KeyPackageError};
 pub use linking::{
     Agreed, HalfAgreed, KnownDevice, LinkError, LinkPackage, MAX_LINK_MESSAGE_BYTES, NewDevice, Offered, Ready,
@@ -45,6 +53,10 @@ pub use linking::{
 };
 pub use message::{MAX_PAYLOAD_BYTES, OpenError, Opened, SealError, Sealed};
 pub use password::{BackupError, BackupKey, KdfParams, PasswordError, PasswordKeys};
+pub use process::{Applied, ProcessError, Processed};
 pub use safety::safety_number;
+pub use shared_key::SharedKeyError;
 pub use state::{Changes, StateStore, StoreError};
+pub use sync::Sync;
 pub use transaction::Transaction;
+pub use welcome::WelcomeFor;

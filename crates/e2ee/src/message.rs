@@ -3,24 +3,22 @@
 //! **Invariant**: the sender that is shown comes from the MLS leaf alone and is certified by the identity known for the
 //! account; a payload opens once, under its own message id, in its own conversation.
 
+use fastchat_mls::{Certificate, GroupProfile, suite};
 use openmls::{
     framing::errors::{MessageDecryptionError, SecretTreeError},
     prelude::{
-        ContentType, MlsGroup, MlsMessageBodyIn, ProcessMessageError, ProcessedMessage, ProcessedMessageContent,
-        ProtocolMessage, Sender, ValidationError, tls_codec::Serialize as _,
+        ContentType, CreateMessageError, MlsGroup, MlsGroupStateError, MlsMessageBodyIn, ProcessMessageError,
+        ProcessedMessage, ProcessedMessageContent, ProtocolMessage, Sender, ValidationError, tls_codec::Serialize as _,
     },
 };
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
-    CertificateError, Content, ContentError, Device, IdentityKey, StoreError,
-    certificate::{self, Certified},
+    CertificateError, Content, ContentError, Device, IdentityKey, StoreError, commit,
     mls::{self, Provider, group_id},
     state::StorageFailed,
 };
-
-const AAD_VERSION: u8 = 1;
 
 /// The most bytes of a payload: more than any text needs, so that newer kinds of content still open.
 pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
@@ -35,12 +33,14 @@ pub struct Sealed {
 }
 
 /// An opened message and who sent it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Opened {
     /// The sender's account, certified.
     pub account: String,
     /// The sender's device, certified.
     pub device: Uuid,
+    /// The identity that certified the device: compare it with the one that is known for the account.
+    pub identity: IdentityKey,
     /// What it says.
     pub content: Content,
 }
@@ -60,6 +60,12 @@ pub enum SealError {
     /// The device is not the one that is in the conversation.
     #[error("another device is in this conversation than the one that seals")]
     OtherDevice,
+    /// A commit of this device, or somebody's leave, is on its way: merge or commit first.
+    #[error("a change of the conversation is under way: it must take effect before a message is sealed")]
+    Pending,
+    /// The group was deleted.
+    #[error("the group was deleted")]
+    Deleted,
     /// MLS refused, for instance because this device was removed.
     #[error("the message could not be sealed: {0}")]
     Mls(String),
@@ -100,17 +106,15 @@ pub enum OpenError {
     /// This device sealed it: a reflection.
     #[error("the entry is this device's own")]
     OwnMessage,
-    /// It decrypts, but its sender's account is not known or did not certify the device.
+    /// The group was deleted before.
+    #[error("the group was deleted")]
+    Deleted,
+    /// It decrypts, but its sender's leaf is not that of a certified device.
     #[error("the sender is not verified: {0}")]
     UnverifiedSender(#[from] CertificateError),
     /// It decrypts, but its content is out of bounds.
     #[error(transparent)]
     Content(#[from] ContentError),
-}
-
-/// What is authenticated beside the ciphertext: version, conversation, message id. MLS adds group, epoch and sender.
-fn aad(conversation: Uuid, message_id: Uuid) -> Vec<u8> {
-    [&[AAD_VERSION], conversation.as_bytes().as_slice(), message_id.as_bytes()].concat()
 }
 
 /// Takes one step of the sending ratchet.
@@ -128,10 +132,19 @@ pub(crate) fn seal(
     if own != Some(device.signature_key()) {
         return Err(SealError::OtherDevice);
     }
-    group.set_aad(aad(conversation, message_id));
-    let message = group
-        .create_message(provider, device.signer(), &plaintext)
-        .map_err(|error| SealError::Mls(error.to_string()))?;
+    if deleted(&group) {
+        return Err(SealError::Deleted);
+    }
+    if commit::rejoining(provider, conversation)?.is_some() {
+        return Err(SealError::Pending);
+    }
+    group.set_aad(suite::entry_aad(conversation, message_id));
+    let message = group.create_message(provider, device.signer(), &plaintext).map_err(|error| match error {
+        CreateMessageError::GroupStateError(
+            MlsGroupStateError::PendingCommit | MlsGroupStateError::PendingProposal,
+        ) => SealError::Pending,
+        other => SealError::Mls(other.to_string()),
+    })?;
     let payload = message.tls_serialize_detached().map_err(|error| SealError::Mls(error.to_string()))?;
     Ok(Sealed { epoch: group.epoch().as_u64(), payload })
 }
@@ -142,7 +155,6 @@ pub(crate) fn open(
     conversation: Uuid,
     message_id: Uuid,
     payload: &[u8],
-    identity_of: &dyn Fn(&str) -> Option<IdentityKey>,
 ) -> Result<Opened, OpenError> {
     let message = application_message(payload)?;
     if *message.group_id() != group_id(conversation) {
@@ -154,20 +166,23 @@ pub(crate) fn open(
     if current != found {
         return Err(OpenError::WrongEpoch { current, found });
     }
+    if deleted(&group) {
+        return Err(OpenError::Deleted);
+    }
     let processed = group.process_message(provider, message).map_err(|error| refusal(&error))?;
-    if processed.aad() != aad(conversation, message_id) {
+    if processed.aad() != suite::entry_aad(conversation, message_id) {
         return Err(OpenError::OtherPlace);
     }
     if matches!(processed.content(), ProcessedMessageContent::OwnPrivateMessage) {
         return Err(OpenError::OwnMessage);
     }
-    let sender = verify_sender(&group, &processed, identity_of)?;
+    let (sender, identity) = sender(&group, &processed)?;
     let ProcessedMessageContent::ApplicationMessage(message) = processed.into_content() else {
         return Err(OpenError::Malformed);
     };
     let plaintext = Zeroizing::new(message.into_bytes());
     let content = Content::from_plaintext(&plaintext)?;
-    Ok(Opened { account: sender.account, device: sender.device, content })
+    Ok(Opened { account: sender.account, device: sender.device, identity, content })
 }
 
 fn application_message(payload: &[u8]) -> Result<ProtocolMessage, OpenError> {
@@ -181,18 +196,19 @@ fn application_message(payload: &[u8]) -> Result<ProtocolMessage, OpenError> {
     if message.content_type() == ContentType::Application { Ok(message) } else { Err(OpenError::Malformed) }
 }
 
-fn verify_sender(
-    group: &MlsGroup,
-    processed: &ProcessedMessage,
-    identity_of: &dyn Fn(&str) -> Option<IdentityKey>,
-) -> Result<Certified, OpenError> {
+/// Whose leaf made the message. Its certificate was verified when it came into the conversation.
+fn sender(group: &MlsGroup, processed: &ProcessedMessage) -> Result<(Certificate, IdentityKey), CertificateError> {
     let Sender::Member(index) = processed.sender() else {
-        return Err(OpenError::Malformed);
+        return Err(CertificateError::Malformed);
     };
-    let member = group.member_at(*index).ok_or(OpenError::Malformed)?;
-    let account = certificate::claimed_account(&member.credential)?;
-    let known = identity_of(&account).ok_or(CertificateError::OtherIdentity)?;
-    Ok(certificate::verify_leaf(&member.credential, &member.signature_key, &known)?)
+    let leaf = group.public_group().leaf(*index).ok_or(CertificateError::Malformed)?;
+    let certificate = Certificate::from_leaf(leaf)?;
+    let identity = IdentityKey::from_der(&certificate.identity_key).map_err(|_| CertificateError::Malformed)?;
+    Ok((certificate, identity))
+}
+
+fn deleted(group: &MlsGroup) -> bool {
+    matches!(GroupProfile::from_extensions(group.extensions()), Ok(Some(profile)) if profile.deleted)
 }
 
 fn refusal(error: &ProcessMessageError<StorageFailed>) -> OpenError {

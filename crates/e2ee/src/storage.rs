@@ -27,6 +27,8 @@ pub(crate) enum Record {
     EpochKeyPairs = 5,
     /// Ours, not OpenMLS's: which key packages are kept.
     KeyPackageRefs = 6,
+    /// Ours: what an external commit will have done that does not stand in the log yet.
+    Rejoining = 7,
     Tree = 10,
     GroupContext = 11,
     InterimTranscriptHash = 12,

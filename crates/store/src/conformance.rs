@@ -4,14 +4,17 @@
 
 mod access;
 mod conversations;
+mod devices;
+mod groups;
+mod links;
 mod log;
 
 use bytes::Bytes;
 use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId};
 
 use crate::{
-    Append, Appended, CreateAccount, CreateDirect, Entry, Kdf, Kind, NewAccount, NewDevice, NewDirect, NewEntry,
-    NewWelcome, PageBounds, Store, StoreError, TokenHash,
+    AddDevice, Append, Appended, CreateAccount, CreateDirect, DeviceAdded, Entry, Kdf, Kind, NewAccount, NewDevice,
+    NewDirect, NewEntry, NewLeaf, NewWelcome, PageBounds, Store, StoreError, TokenHash,
 };
 
 /// A wide page.
@@ -23,7 +26,10 @@ const WIDE: PageBounds = PageBounds { entries: 1_000, bytes: 1 << 20 };
 /// A call failed that must not.
 pub async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
     access::run(store).await?;
+    devices::run(store).await?;
+    links::run(store).await?;
     conversations::run(store).await?;
+    groups::run(store).await?;
     log::run(store).await
 }
 
@@ -74,15 +80,51 @@ async fn person<S: Store>(store: &S, text: &str) -> Result<Person, StoreError> {
     Ok(Person { name: name(text), device })
 }
 
+/// Another device of the account.
+async fn log_in<S: Store>(store: &S, account: &Person) -> Result<Person, StoreError> {
+    let device = DeviceId::generate();
+    let added = store.add_device(login(&account.name, device)).await?;
+    assert!(matches!(added, DeviceAdded::Done(_)), "{added:?}");
+    Ok(Person { name: account.name.clone(), device })
+}
+
+fn login(account: &AccountName, device: DeviceId) -> AddDevice {
+    let (account, device) = (account.clone(), device_of(device));
+    AddDevice { account, device, identity: None, grant: None, most: 4, now_ms: 2 }
+}
+
+/// As the store knows it.
+fn leaf(person: &Person) -> NewLeaf {
+    NewLeaf {
+        account: person.name.clone(),
+        device: person.device,
+        signature_key: Bytes::from_static(&[9; 32]),
+        identity_key: format!("key of {}", person.name).into(),
+        certificate: "certificate".into(),
+    }
+}
+
+fn welcome(person: &Person) -> NewWelcome {
+    NewWelcome { device: person.device, welcome: "welcome".into(), join_key: "join key".into() }
+}
+
 fn direct(creator: &Person, peer: &Person) -> NewDirect {
-    let welcome = NewWelcome { device: peer.device, welcome: "welcome".into(), friend_key: "friend key".into() };
+    direct_of(creator, peer, &[peer])
+}
+
+/// With these other devices.
+fn direct_of(creator: &Person, peer: &Person, others: &[&Person]) -> NewDirect {
     NewDirect {
         conversation: ConversationId::generate(),
         creator: creator.name.clone(),
         device: creator.device,
         peer: peer.name.clone(),
         epoch: 1,
-        welcomes: vec![welcome],
+        leaves: [creator].iter().chain(others).map(|person| leaf(person)).collect(),
+        welcomes: others.iter().map(|person| welcome(person)).collect(),
+        state: "state".into(),
+        group_info: "group info".into(),
+        ratchet_tree: "tree".into(),
         replaces: None,
         now_ms: 5,
     }

@@ -1,7 +1,7 @@
 //! The FastChat server's storage: what a backend must do (traits), the suite that proves it, and the SQLite backend.
 //!
-//! One trait per concern ([`Accounts`], [`Devices`], [`KeyPackages`], [`Conversations`], [`Log`], [`Cursors`],
-//! [`Blocks`], [`Invites`]); [`Store`] is all of them. A backend passes the `conformance` suite before it is used.
+//! One trait per concern ([`Accounts`], [`Devices`], [`KeyPackages`], [`Conversations`], [`Handshakes`],
+//! [`Log`], [`Cursors`], [`Blocks`], [`Links`], [`Invites`]); [`Store`] is all of them. A backend passes the `conformance` suite before it is used.
 //!
 //! **Invariant**: when a writing call answers `Ok`, what it did survives a power cut.
 
@@ -14,9 +14,14 @@ mod traits;
 
 pub use error::{OpenError, StoreError};
 pub use records::{
-    AccountRecord, Append, Appended, Claimed, CreateAccount, CreateDirect, CursorMove, DeviceSession, DeviceState,
-    Entry, Invite, InviteHash, Joining, Kdf, Kind, Membership, NewAccount, NewDevice, NewDirect, NewEntry, NewInvite,
-    NewWelcome, OtherDevice, Page, PageBounds, RemovedDevice, ReplaceDevice, Replacement, TokenHash,
+    AccountRecord, AddDevice, Append, AppendHandshake, Appended, ChangePassword, Claim, Claimed, ConversationKind,
+    CreateAccount, CreateDirect, CreateGroup, CursorMove, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession,
+    DeviceState, Entry, GrantHash, HandshakeAppended, HandshakeState, Invite, InviteHash, Joining, Kdf, Kind,
+    KnownEntry, LinkMailbox, LinkPosted, Membership, NewAccount, NewCommit, NewDevice, NewDirect, NewEntry, NewGroup,
+    NewHandshake, NewInvite, NewLeaf, NewWelcome, OtherDevice, Page, PageBounds, RotateIdentity, TELLING_ACCOUNTS,
+    TokenHash,
 };
 pub use sqlite::SqliteStore;
-pub use traits::{Accounts, Blocks, Conversations, Cursors, Devices, Invites, KeyPackages, Log, Outcome, Store};
+pub use traits::{
+    Accounts, Blocks, Conversations, Cursors, Devices, Handshakes, Invites, KeyPackages, Links, Log, Outcome, Store,
+};

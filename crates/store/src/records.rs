@@ -1,13 +1,24 @@
 //! What goes into a store and what comes out: plain data with typed ids.
 //!
-//! **Invariant**: nothing here opens a message or logs in: payloads are ciphertext, tokens and invites are hashes.
+//! **Invariant**: nothing here opens a message or logs in: payloads are ciphertext; of tokens, grants and
+//! invites there are only hashes.
+
+mod devices;
+mod handshakes;
 
 use bytes::Bytes;
 use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId};
 
-/// SHA-256 of a session token.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct TokenHash(pub [u8; 32]);
+pub use self::{
+    devices::{
+        AddDevice, ChangePassword, Claim, Claimed, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, GrantHash,
+        LinkMailbox, LinkPosted, NewDevice, RotateIdentity, TokenHash,
+    },
+    handshakes::{
+        AppendHandshake, CreateGroup, HandshakeAppended, HandshakeState, KnownEntry, NewCommit, NewGroup, NewHandshake,
+        NewLeaf,
+    },
+};
 
 /// SHA-256 of an invite.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,23 +52,6 @@ pub struct NewAccount {
     pub identity_backup: Bytes,
 }
 
-/// A device to add, with its first session token.
-#[derive(Clone)]
-pub struct NewDevice {
-    /// Chosen by the device.
-    pub device: DeviceId,
-    /// Ed25519 public key.
-    pub signature_key: [u8; 32],
-    /// Opaque to the server.
-    pub certificate: Bytes,
-    /// "laptop"
-    pub name: String,
-    /// Of its session token.
-    pub token: TokenHash,
-    /// Unix milliseconds.
-    pub token_expires_ms: u64,
-}
-
 /// How [`Accounts::create_account`](crate::Accounts::create_account) ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CreateAccount {
@@ -86,74 +80,24 @@ pub struct AccountRecord {
     pub identity_backup: Bytes,
 }
 
-/// A login: the account's devices go, this one comes.
-#[derive(Clone)]
-pub struct ReplaceDevice {
-    /// Whose.
-    pub account: AccountName,
-    /// The new device.
-    pub device: NewDevice,
-    /// A new identity key and its backup, when the identity is replaced as well.
-    pub identity: Option<(Bytes, Bytes)>,
-    /// Unix milliseconds.
-    pub now_ms: u64,
-}
-
-/// How a login ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Replacement {
-    /// The new device is there; these are gone.
-    Done(Vec<RemovedDevice>),
-    /// There is no such account (any more).
-    NoAccount,
-    /// The device id belongs to another account.
-    DeviceTaken,
-}
-
-/// A device that is gone, and what it left behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RemovedDevice {
-    /// Which.
-    pub device: DeviceId,
-    /// The open conversations it was a member of. They take no further entries and can be replaced.
-    pub left: Vec<ConversationId>,
-}
-
-/// Whose a session token is.
-#[derive(Clone)]
-pub struct DeviceSession {
-    /// The account.
-    pub account: AccountName,
-    /// The device.
-    pub device: DeviceId,
-    /// Ed25519 public key that a resumption must be signed with.
-    pub signature_key: [u8; 32],
-    /// When the token ends, Unix milliseconds.
-    pub token_expires_ms: u64,
-    /// One-time key packages left.
-    pub key_packages: u32,
-}
-
-/// Key packages taken for somebody who wants to write to an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claimed {
-    /// The account's identity key.
-    pub identity_key: Bytes,
-    /// One for each device that had one.
-    pub packages: Vec<(DeviceId, Bytes)>,
-    /// Devices of the account that had none.
-    pub without: usize,
-}
-
 /// The MLS Welcome for one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewWelcome {
     /// For whom.
     pub device: DeviceId,
-    /// MLSMessage.
+    /// MLSMessage with this device's secrets alone, without the tree.
     pub welcome: Bytes,
-    /// Opaque.
-    pub friend_key: Bytes,
+    /// The friend key or join key; opaque.
+    pub join_key: Bytes,
+}
+
+/// What kind of conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConversationKind {
+    /// Of two accounts, or of one with itself.
+    Direct,
+    /// Of any number.
+    Group,
 }
 
 /// A direct conversation to make.
@@ -165,12 +109,20 @@ pub struct NewDirect {
     pub creator: AccountName,
     /// With which device.
     pub device: DeviceId,
-    /// With whom.
+    /// With whom; the creator himself for what his devices tell each other.
     pub peer: AccountName,
     /// Of the group after its first commit.
     pub epoch: u64,
+    /// The group's leaves: exactly the devices of the two accounts.
+    pub leaves: Vec<NewLeaf>,
     /// Exactly one for each other device of the two accounts.
     pub welcomes: Vec<NewWelcome>,
+    /// The public state by which handshakes are checked.
+    pub state: Bytes,
+    /// MLSMessage of `epoch`.
+    pub group_info: Bytes,
+    /// The ratchet tree that the welcomes belong to.
+    pub ratchet_tree: Bytes,
     /// The conversation to close in favour of this one.
     pub replaces: Option<ConversationId>,
     /// Unix milliseconds.
@@ -204,8 +156,10 @@ pub enum CreateDirect {
     NoDevice,
     /// The peer has blocked the creator.
     Refused,
-    /// The welcomes are not exactly one for each of the peer's devices.
+    /// The welcomes are not exactly one for each other device of the two accounts.
     OtherDevices,
+    /// A leaf is not what the server knows of its device.
+    OtherLeaf(DeviceId),
     /// Another conversation has this id.
     Conflict,
 }
@@ -217,6 +171,8 @@ pub enum Kind {
     Application,
     /// An MLS PublicMessage with a commit.
     Commit,
+    /// An MLS PublicMessage by which a member leaves.
+    Proposal,
 }
 
 /// An entry to append.
@@ -263,7 +219,8 @@ pub enum Appended {
     NotFound,
     /// The device is not a member of it.
     NotAMember,
-    /// It takes no more entries: replaced `by` another, or (`None`) a member's device is gone for good.
+    /// It takes no more entries: replaced `by` another; or (`None`) the devices of a direct conversation's members
+    /// are others by now, or the group was deleted.
     Closed {
         /// The conversation that took its place.
         by: Option<ConversationId>,
@@ -277,8 +234,8 @@ pub enum Appended {
     },
     /// The same id with other content.
     Conflict(MessageId),
-    /// A commit, which a direct conversation does not take.
-    CommitRefused,
+    /// A commit or proposal: these come by [`Handshakes::append_handshake`](crate::Handshakes::append_handshake).
+    HandshakeRefused,
 }
 
 /// An entry of a log.
@@ -331,7 +288,7 @@ pub struct CursorMove {
     pub device: DeviceId,
     /// Everything up to here is durable there.
     pub seq: u64,
-    /// It has taken its Joining.
+    /// It has taken its Joining (whose start is no later than `seq`).
     pub joined: bool,
 }
 
@@ -359,22 +316,33 @@ pub struct Membership {
     pub closed: bool,
     /// The conversation that took its place.
     pub closed_by: Option<ConversationId>,
-    /// The other members' devices.
+    /// The last seq that the device gets: that of the commit by which it was removed.
+    pub ends_at: Option<u64>,
+    /// The other members' devices; none where there are more than [`TELLING_ACCOUNTS`] accounts.
     pub others: Vec<OtherDevice>,
+    /// How many accounts are members.
+    pub accounts: u32,
 }
+
+/// Where more accounts than these are members, nobody is told how far the others have come.
+pub const TELLING_ACCOUNTS: u32 = 50;
 
 /// A conversation that a device was added to and has not taken yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joining {
-    /// The account that made it.
+    /// The account that made the Welcome.
     pub creator: AccountName,
     /// Its identity key at that time.
     pub creator_identity_key: Bytes,
     /// MLSMessage.
     pub welcome: Bytes,
-    /// Opaque.
-    pub friend_key: Bytes,
-    /// The log's head when the device was added.
+    /// The friend key or join key; opaque.
+    pub join_key: Bytes,
+    /// The ratchet tree that the Welcome belongs to.
+    pub ratchet_tree: Bytes,
+    /// A group rather than a direct conversation.
+    pub group: bool,
+    /// The seq of the commit that added the device; 0 for a direct conversation.
     pub start_seq: u64,
     /// The conversation that was closed in favour of this one.
     pub replaces: Option<ConversationId>,
@@ -393,6 +361,8 @@ pub struct DeviceState {
     pub joinings: Vec<Joining>,
     /// There are more joinings than these.
     pub more_joinings: bool,
+    /// Groups of the account that this device is no member of.
+    pub unjoined: Vec<ConversationId>,
 }
 
 /// An invite to make.

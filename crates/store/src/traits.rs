@@ -10,9 +10,10 @@ use bytes::Bytes;
 use fastchat_wire::{AccountName, ConversationId, DeviceId};
 
 use crate::{
-    AccountRecord, Append, Appended, Claimed, CreateAccount, CreateDirect, CursorMove, DeviceSession, DeviceState,
-    Invite, InviteHash, NewAccount, NewDevice, NewDirect, NewInvite, Page, PageBounds, RemovedDevice, ReplaceDevice,
-    Replacement, StoreError, TokenHash,
+    AccountRecord, AddDevice, Append, AppendHandshake, Appended, ChangePassword, Claim, Claimed, CreateAccount,
+    CreateDirect, CreateGroup, CursorMove, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, DeviceState,
+    GrantHash, HandshakeAppended, HandshakeState, Invite, InviteHash, LinkMailbox, LinkPosted, NewAccount, NewDevice,
+    NewDirect, NewEntry, NewGroup, NewInvite, Page, PageBounds, RotateIdentity, StoreError, TokenHash,
 };
 
 /// The outcome of a call, to be awaited.
@@ -36,15 +37,29 @@ pub trait Accounts {
     /// The account's identity key.
     fn identity_key(&self, name: AccountName) -> impl Outcome<Option<Bytes>>;
 
+    /// Replaces the password. `None`: there is no such account, or `only_device` is not its device.
+    fn change_password(&self, change: ChangePassword) -> impl Outcome<Option<DeviceChange>>;
+
+    /// Replaces the identity. `None`: there is no such account, or `device` is not its device.
+    fn rotate_identity(&self, rotation: RotateIdentity) -> impl Outcome<Option<DeviceChange>>;
+
     /// A secret of the server by its name: `fresh` becomes it when there is none yet.
     fn server_secret(&self, name: &'static str, fresh: [u8; 32]) -> impl Outcome<[u8; 32]>;
 }
 
 /// Devices and their session tokens.
 pub trait Devices {
-    /// The account's devices go (with tokens, key packages, cursors and joinings), the new one comes. Conversations
-    /// of the old ones take no further entries until they are replaced.
-    fn replace_device(&self, login: ReplaceDevice) -> impl Outcome<Replacement>;
+    /// A device comes. The account's direct conversations take no further entries until they are replaced.
+    fn add_device(&self, login: AddDevice) -> impl Outcome<DeviceAdded>;
+
+    /// The account's devices, the oldest first.
+    fn devices(&self, account: AccountName) -> impl Outcome<Vec<DeviceRecord>>;
+
+    /// `false`: the account has no such device.
+    fn rename_device(&self, account: AccountName, device: DeviceId, name: String) -> impl Outcome<bool>;
+
+    /// Notes when a device was connected.
+    fn note_seen(&self, device: DeviceId, seen_ms: u64) -> impl Outcome<()>;
 
     /// Whose token this is; `None` when it is unknown or has ended.
     fn device_by_token(&self, token: TokenHash, now_ms: u64) -> impl Outcome<Option<DeviceSession>>;
@@ -52,8 +67,9 @@ pub trait Devices {
     /// One more token for the device; the older ones stay good until they end. `false`: there is no such device.
     fn add_token(&self, device: DeviceId, token: TokenHash, expires_ms: u64, now_ms: u64) -> impl Outcome<bool>;
 
-    /// The device goes, as in [`Devices::replace_device`].
-    fn remove_device(&self, device: DeviceId) -> impl Outcome<Option<RemovedDevice>>;
+    /// The device goes, with token, key packages, cursors and joinings. The account's direct conversations take no
+    /// further entries until they are replaced. `None`: the account has no such device.
+    fn remove_device(&self, account: AccountName, device: DeviceId) -> impl Outcome<Option<DeviceChange>>;
 }
 
 /// Key packages, by which somebody is added to a group while offline.
@@ -68,9 +84,12 @@ pub trait KeyPackages {
         keep: u32,
     ) -> impl Outcome<Option<u32>>;
 
-    /// Takes the oldest one-time package of each of the account's devices, or reads its last-resort one. `None`:
-    /// there is no such account.
-    fn claim_key_packages(&self, account: AccountName) -> impl Outcome<Option<Claimed>>;
+    /// Takes the oldest one-time package of each of the account's devices while there are more than the reserve, or
+    /// reads its last-resort one. `None`: there is no such account.
+    fn claim_key_packages(&self, claim: Claim) -> impl Outcome<Option<Claimed>>;
+
+    /// Whether the two have a conversation, or had a direct one.
+    fn are_acquainted(&self, one: AccountName, other: AccountName) -> impl Outcome<bool>;
 }
 
 /// Conversations and who is in them.
@@ -78,8 +97,27 @@ pub trait Conversations {
     /// Makes the one direct conversation of a pair, or names the one that is there.
     fn create_direct(&self, direct: NewDirect) -> impl Outcome<CreateDirect>;
 
+    /// Makes a group with one member.
+    fn create_group(&self, group: NewGroup) -> impl Outcome<CreateGroup>;
+
     /// All that a session of the device needs to begin, with at most `joinings` joinings. `None`: no such device.
     fn device_state(&self, device: DeviceId, joinings: u32) -> impl Outcome<Option<DeviceState>>;
+}
+
+/// Commits and proposals.
+pub trait Handshakes {
+    /// What a handshake of the device is checked with (`entry`: which one), or what it joins with. `None`: there is
+    /// no such conversation.
+    fn handshake_state(
+        &self,
+        conversation: ConversationId,
+        account: AccountName,
+        device: DeviceId,
+        entry: Option<NewEntry>,
+    ) -> impl Outcome<Option<HandshakeState>>;
+
+    /// Appends a handshake and takes over the state after it, if nothing came between; durable when this answers.
+    fn append_handshake(&self, append: AppendHandshake) -> impl Outcome<HandshakeAppended>;
 }
 
 /// The logs.
@@ -113,6 +151,35 @@ pub trait Blocks {
     fn set_blocked(&self, owner: AccountName, other: AccountName, blocked: bool) -> impl Outcome<bool>;
 }
 
+/// How a new device meets one that is logged in.
+pub trait Links {
+    /// Makes a mailbox with its first message. `false`: there are as many as there may be (those whose time is over
+    /// do not count).
+    fn open_link(&self, link: [u8; 16], message: Bytes, expires_ms: u64, most: u32, now_ms: u64) -> impl Outcome<bool>;
+
+    /// Puts a message in, if its side has no more than `most` there.
+    fn post_link(
+        &self,
+        link: [u8; 16],
+        from_new_device: bool,
+        message: Bytes,
+        most: u32,
+        now_ms: u64,
+    ) -> impl Outcome<LinkPosted>;
+
+    /// The messages of the other side after the first `after`. `None`: unknown, or its time is over.
+    fn link_messages(
+        &self,
+        link: [u8; 16],
+        to_new_device: bool,
+        after: u32,
+        now_ms: u64,
+    ) -> impl Outcome<Option<LinkMailbox>>;
+
+    /// Lets one new device of the account log in until then. An older one that was not used is worth nothing more.
+    fn grant_login(&self, account: AccountName, grant: GrantHash, expires_ms: u64) -> impl Outcome<()>;
+}
+
 /// Invites, for servers where not everybody may register.
 pub trait Invites {
     /// Makes one.
@@ -127,7 +194,20 @@ pub trait Invites {
 
 /// All of it.
 pub trait Store:
-    Accounts + Devices + KeyPackages + Conversations + Log + Cursors + Blocks + Invites + Clone + Send + Sync + 'static
+    Accounts
+    + Devices
+    + KeyPackages
+    + Conversations
+    + Handshakes
+    + Log
+    + Cursors
+    + Blocks
+    + Links
+    + Invites
+    + Clone
+    + Send
+    + Sync
+    + 'static
 {
     /// Waits until the store has failed for good, and says why: the process must then stop.
     fn failed(&self) -> impl Future<Output = String> + Send + 'static;

@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use anstyle::Style;
 use clap::Args;
-use fastchat_ipc::{Account, AccountState, Check, Empty, KeyStore, Verdict, method};
+use fastchat_ipc::{
+    Account, AccountState, Check, Client, Contact, ContactState, Empty, Group, GroupState, KeyStore, OfAccount,
+    Verdict, method,
+};
 use serde_json::json;
 
-use crate::commands::Outcome;
+use crate::commands::{Outcome, group};
 use crate::daemon::{Context, call};
 use crate::failure::{Exit, Failure};
 use crate::local_time::spelled;
-use crate::output::{BOLD, DIM, GREEN, RED, YELLOW, confirm, is_interactive};
+use crate::output::{BOLD, DIM, GREEN, RED, YELLOW, confirm, counted, is_interactive};
 use crate::safe_text;
 use crate::table::Table;
 
@@ -52,7 +55,8 @@ pub(crate) struct Logout {
 impl Status {
     /// Carries it out.
     pub(crate) async fn run(self, context: &Context) -> Outcome {
-        let status = context.call::<method::DaemonStatus>(&Empty {}).await?;
+        let mut client = context.connect().await?;
+        let status = call::<method::DaemonStatus>(&mut client, &Empty {}).await?;
         if context.out.json {
             context.out.json(&status.raw)?;
             return Ok(Exit::Ok);
@@ -71,9 +75,48 @@ impl Status {
         }
         // Why an account is not online is never cut off.
         text.push_str(&accounts(&status.accounts).show(usize::MAX));
+        for account in status.accounts.iter().filter(|_| !status.locked) {
+            text.push_str(&people(&mut client, &account.account).await);
+        }
         context.out.text(text)?;
         Ok(Exit::Ok)
     }
+}
+
+/// Who an account knows, and what waits for somebody: nothing where the daemon does not tell.
+async fn people(client: &mut Client, account: &str) -> String {
+    let of = OfAccount { account: account.to_owned() };
+    let Ok(contacts) = call::<method::ListContacts>(client, &of).await else { return String::new() };
+    let Ok(groups) = call::<method::ListGroups>(client, &of).await else { return String::new() };
+    described(account, &contacts.value.contacts, &groups.value.groups)
+}
+
+fn described(account: &str, contacts: &[Contact], groups: &[Group]) -> String {
+    let known: Vec<&Contact> = contacts.iter().filter(|contact| contact.state == ContactState::Accepted).collect();
+    let verified = known.iter().filter(|contact| contact.verified).count();
+    let groups: Vec<&Group> =
+        groups.iter().filter(|group| !matches!(group.state, GroupState::Left | GroupState::Deleted)).collect();
+    let mut text = format!(
+        "\n{DIM}{}: {} ({verified} verified), {}{DIM:#}\n",
+        safe_text::line(account),
+        counted(known.len(), "contact"),
+        counted(groups.len(), "group"),
+    );
+    let mut table = Table::default();
+    for contact in contacts.iter().filter(|contact| contact.key_changed) {
+        let advice = format!("key changed; fastchatctl key show {}", safe_text::argument(&contact.name));
+        table.line([(format!("  {}", safe_text::line(&contact.name)), BOLD), (advice, RED)]);
+    }
+    for group in groups {
+        let state = Some(group::state_word(group.state).0.to_owned()).filter(|_| group.state != GroupState::Active);
+        let waits: Vec<String> =
+            state.into_iter().chain(group.pending.iter().map(|change| safe_text::line(change))).collect();
+        if !waits.is_empty() {
+            table.line([(format!("  {}", safe_text::line(&group.name)), BOLD), (waits.join(", "), YELLOW)]);
+        }
+    }
+    text.push_str(&table.show(usize::MAX));
+    text
 }
 
 fn accounts(accounts: &[Account]) -> Table {

@@ -30,13 +30,16 @@ use crate::safe_text;
 /// The first and the longest wait between attempts to reach a daemon that has gone.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// What `--event` takes.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 13] = [
     "message_received",
     "message_state",
     "chat_read",
     "chat_changed",
+    "group_changed",
     "contact_changed",
     "identity_changed",
+    "devices_changed",
+    "new_device",
     "presence",
     "account_state",
     "account_changed",
@@ -162,7 +165,7 @@ impl Watching<'_> {
     async fn show(&mut self, event: &Event) -> Result<bool, Failure> {
         let value = serde_json::to_value(event).unwrap_or_default();
         let kind = value.get("event").and_then(Value::as_str).unwrap_or_default();
-        if let EventKind::ChatChanged { chat } = &event.kind {
+        if let EventKind::ChatChanged { chat } | EventKind::GroupChanged { chat, .. } = &event.kind {
             self.chats.remove(chat);
         }
         let is_named = self.kinds.iter().any(|named| named == kind);

@@ -411,6 +411,8 @@ impl Core {
             if work.retry_at > 0 && work.retry_at <= self.now {
                 work.retry_at = 0;
                 due.push(*key);
+            } else if work.take_in_at > 0 && work.take_in_at <= self.now {
+                due.push(*key);
             }
         }
         due.into_iter().try_for_each(|(account, chat)| self.pump(account, chat))

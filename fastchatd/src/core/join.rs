@@ -14,6 +14,7 @@ use crate::store::{
 
 use super::{
     Broken, Core,
+    group::authenticator,
     live::HeldJoining,
     receive::LAST_SEQ,
     step::Step,
@@ -24,6 +25,13 @@ const UPDATE_EVERY_MS: u64 = 7 * 24 * 3600 * 1000;
 /// A new member's first update waits so long, and so long more for each member: not all at once.
 const FIRST_UPDATE_MS: u64 = 60_000;
 const FIRST_UPDATE_SPREAD_MS: u64 = 2_000;
+
+/// A Welcome that was taken.
+struct Welcomed {
+    roster: Roster,
+    authenticator: Vec<u8>,
+    changes: fastchat_e2ee::Changes,
+}
 
 impl Core {
     /// Somebody made a conversation with us, or added this device to a group.
@@ -90,7 +98,7 @@ impl Core {
         id: ConversationId,
         adder: (&AccountName, &IdentityKey),
         joining: &v1::Joining,
-    ) -> Result<Result<(Roster, fastchat_e2ee::Changes), JoinError>, Broken> {
+    ) -> Result<Result<Welcomed, JoinError>, Broken> {
         let Some(live) = self.live.get(&account) else { return Ok(Err(JoinError::NoKeyPackage)) };
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
@@ -112,7 +120,10 @@ impl Core {
                 Err(StoreError::Damaged)
             }
             Err(error) => Ok(Err(error)),
-            Ok(roster) => Ok(Ok((roster, transaction.into_changes()))),
+            Ok(roster) => {
+                let authenticator = authenticator(&transaction, id)?;
+                Ok(Ok(Welcomed { roster, authenticator, changes: transaction.into_changes() }))
+            }
         }
     }
 
@@ -126,7 +137,7 @@ impl Core {
         let joined = self.open_welcome(account, id, adder, &joining)?;
         // Whom it is with is what its leaves say; the server's word counts only for telling of a refusal.
         let peer = match &joined {
-            Ok((roster, _)) => self.other_account(account, roster),
+            Ok(welcomed) => self.other_account(account, &welcomed.roster),
             Err(_) if self.is_own_name(account, adder.0) => {
                 joining.peer.parse().ok().map(|name| (name, adder.1.clone()))
             }
@@ -161,7 +172,7 @@ impl Core {
             step.events.push(EventKind::ContactChanged { contact: contact.name.to_string() });
         }
         match joined {
-            Ok((roster, changes)) => self.joined_direct(&mut step, &roster, changes, &joining)?,
+            Ok(welcomed) => self.joined_direct(&mut step, welcomed, &joining)?,
             Err(error) => {
                 step.conversation.closed = true;
                 step.chat.replaces = Some(id);
@@ -176,12 +187,11 @@ impl Core {
     fn joined_direct(
         &mut self,
         step: &mut Step,
-        roster: &Roster,
-        changes: fastchat_e2ee::Changes,
+        welcomed: Welcomed,
         joining: &v1::Joining,
     ) -> Result<(), Broken> {
-        step.write.state(step.account, changes);
-        step.conversation.epoch = roster.epoch;
+        step.write.state(step.account, welcomed.changes);
+        step.conversation.epoch = welcomed.roster.epoch;
         let old = step.chat.conversation.replace(step.id);
         step.chat.replaces = None;
         // The server may have closed the one before already.
@@ -206,7 +216,7 @@ impl Core {
         adder: (&AccountName, &IdentityKey),
         joining: &v1::Joining,
     ) -> Result<(), Broken> {
-        let (roster, changes) = match self.open_welcome(account, id, adder, joining)? {
+        let Welcomed { roster, authenticator, changes } = match self.open_welcome(account, id, adder, joining)? {
             Ok(joined) => joined,
             Err(error) => {
                 // The group has this device in it now; it gets in by an external commit, with fresh keys.
@@ -222,7 +232,7 @@ impl Core {
         step.write.state(account, changes);
         step.write.handshake(account, number, None)?;
         self.schedule_first_update(&mut step, roster.leaves.len());
-        let group = self.group_of(account, number, &roster, Standing::Active)?;
+        let group = self.group_of(account, number, &roster, authenticator, Standing::Active)?;
         let by = self.name_of(account, adder.0);
         let text = if self.is_own_name(account, adder.0) {
             format!("this device is in the group {} now", group.name)

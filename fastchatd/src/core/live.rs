@@ -51,6 +51,8 @@ pub(super) struct Live {
 /// A conversation that waits for its maker's new identity to be trusted.
 pub(super) struct HeldJoining {
     pub(super) joining: v1::Joining,
+    /// The identity that has to be trusted first.
+    pub(super) identity: Vec<u8>,
     /// What came through it since; the server sends no more than its window without our acknowledgement.
     pub(super) delivers: Vec<v1::Deliver>,
 }
@@ -78,6 +80,8 @@ pub(super) struct ChatWork {
     pub(super) attempts: u32,
     /// Nothing is tried before this time; 0: now.
     pub(super) retry_at: u64,
+    /// Commits of ours that lost their epoch, in a row.
+    pub(super) losses: u32,
     /// Pauses made in a row.
     pub(super) pauses: u32,
 }
@@ -156,11 +160,11 @@ impl Live {
     }
 
     /// Keeps a Welcome until its creator's identity is trusted; in the order in which they came.
-    pub(super) fn hold(&mut self, creator: AccountName, joining: v1::Joining) {
-        let held = self.held.entry(creator).or_default();
-        held.retain(|known| known.joining.conversation != joining.conversation);
+    pub(super) fn hold(&mut self, name: AccountName, new: HeldJoining) {
+        let held = self.held.entry(name).or_default();
+        held.retain(|known| known.joining.conversation != new.joining.conversation);
         if held.len() < HELD {
-            held.push(HeldJoining { joining, delivers: Vec::new() });
+            held.push(new);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
     link::api_error,
     store::{
         StoreError, Write,
-        rows::{ConversationRow, OutboxRow, Peer, SealedRow, Standing},
+        rows::{ConversationRow, OutboxRow, Peer, SealedRow},
     },
 };
 

@@ -48,7 +48,12 @@ impl Core {
         contacts.range((account, 0)..=(account, u32::MAX)).map(|((_, number), row)| (*number, row))
     }
 
+    /// The chats that a person sees.
     pub(super) fn chats_of(&self, account: u32) -> impl Iterator<Item = (u32, &ChatRow)> {
+        self.all_chats_of(account).filter(|(_, row)| row.peer != Peer::Own)
+    }
+
+    pub(super) fn all_chats_of(&self, account: u32) -> impl Iterator<Item = (u32, &ChatRow)> {
         let chats = &self.store.tables().chats;
         chats.range((account, 0)..=(account, u32::MAX)).map(|((_, number), row)| (*number, row))
     }
@@ -258,8 +263,13 @@ impl Core {
             device_name: row.device_name.clone(),
             fingerprint: live.fingerprint.to_string(),
             pin: row.pin.map_or_else(String::new, |pin| pin.to_string()),
-            outbox: self.store.outbox_count(number),
+            outbox: self.waiting_messages(number),
         })
+    }
+
+    /// How many messages of the person's are on their way out.
+    pub(super) fn waiting_messages(&self, account: u32) -> u64 {
+        self.chats_of(account).map(|(chat, _)| self.store.outbox(account, chat).count() as u64).sum()
     }
 
     pub(super) fn view_contact(&self, account: u32, row: &ContactRow) -> Contact {

@@ -71,12 +71,6 @@ impl Store {
         Ok(self.tree.scan_prefix(prefix).next().transpose()?.is_some())
     }
 
-    /// How many messages of an account are on their way out.
-    #[must_use]
-    pub fn outbox_count(&self, account: u32) -> u64 {
-        self.tree.scan_prefix(Place::account(place::OUTBOX, account)).keys().count() as u64
-    }
-
     /// Own messages of a conversation up to `seq` that the other side was not known to have: seq and position.
     ///
     /// # Errors

@@ -43,6 +43,10 @@ pub struct AccountRow {
     pub next_contact: u32,
     /// The number of the next chat.
     pub next_chat: u32,
+    /// The account's devices that its person knows of.
+    pub devices: Vec<DeviceId>,
+    /// A new identity that the server may have or not, while it is being put in place.
+    pub rotation: Vec<u8>,
 }
 
 impl Drop for AccountRow {
@@ -50,6 +54,7 @@ impl Drop for AccountRow {
         self.identity.zeroize();
         self.device.zeroize();
         self.token.zeroize();
+        self.rotation.zeroize();
     }
 }
 
@@ -172,6 +177,8 @@ pub struct MemberRow {
 pub enum TaskRow {
     /// These join.
     Add(Vec<AccountName>),
+    /// The account's other devices join.
+    AddDevices,
     /// These are removed.
     Remove(Vec<AccountName>),
     /// These become admins.

@@ -151,6 +151,15 @@ impl Write {
         self.state.push((account, changes));
     }
 
+    /// When the leaves of the conversations in it are due for new keys.
+    pub fn updates(&self) -> Vec<u64> {
+        let row = |change: &TableChange| match change {
+            TableChange::Conversation(_, Some(row)) if !row.closed && row.update_at_ms > 0 => Some(row.update_at_ms),
+            _ => None,
+        };
+        self.tables.iter().filter_map(row).collect()
+    }
+
     /// Appends to the event log.
     pub fn event(&mut self, row: EventRow) {
         self.events.push(row);

@@ -3,6 +3,7 @@
 //! **Invariant**: a field is used only after it was found within its bounds; the refusal names it.
 
 use bytes::Bytes;
+use fastchat_mls::Certificate;
 use fastchat_store::{Kdf, Kind, NewEntry, NewWelcome};
 use fastchat_wire::{AccountName, Code, ConversationId, DeviceId, IdError, MessageId, v1};
 
@@ -16,8 +17,10 @@ const DEVICE_NAME: usize = 64;
 const KEY_PACKAGE: usize = 16 << 10;
 const KEY_PACKAGES: usize = 128;
 const WELCOME: usize = 64 << 10;
-const FRIEND_KEY: usize = 8 << 10;
-const WELCOMES: usize = 64;
+const JOIN_KEY: usize = 8 << 10;
+const WELCOMES: usize = 250;
+const GROUP_INFO: usize = 1 << 20;
+const LINK_MESSAGE: usize = 8 << 10;
 
 /// The most accounts that presence is shared with.
 pub(super) const SHARED: usize = 2_000;
@@ -66,6 +69,10 @@ pub(super) fn identity(key: &Bytes, backup: &Bytes) -> Result<(Bytes, Bytes), Tr
     Ok((sized("identity_key", key, IDENTITY_KEY)?, sized("identity_backup", backup, IDENTITY_BACKUP)?))
 }
 
+pub(super) fn identity_backup(backup: &Bytes) -> Result<Bytes, Trouble> {
+    sized("identity_backup", backup, IDENTITY_BACKUP)
+}
+
 /// A new device, without its token.
 pub(super) struct Device {
     pub(super) device: DeviceId,
@@ -74,18 +81,54 @@ pub(super) struct Device {
     pub(super) name: String,
 }
 
-pub(super) fn device(device: Option<v1::NewDevice>) -> Result<Device, Trouble> {
+/// A device of `account`, whose certificate must be for it and, where that is known, by this identity.
+pub(super) fn device(
+    account: &AccountName,
+    identity_key: Option<&Bytes>,
+    device: Option<v1::NewDevice>,
+) -> Result<Device, Trouble> {
     let device = device.ok_or_else(|| invalid("device is missing"))?;
     let signature_key = device.signature_key.as_ref().try_into();
-    if device.name.len() > DEVICE_NAME || device.name.chars().any(char::is_control) {
-        return Err(invalid("device.name: at most 64 bytes, no control characters"));
+    let signature_key: [u8; 32] = signature_key.map_err(|_| invalid("device.signature_key must have 32 bytes"))?;
+    let (id, name) = (DeviceId::from_wire(&device.device)?, device_name(device.name)?);
+    let certificate = certificate(account, identity_key, id, Some(&signature_key), &device.certificate)?;
+    Ok(Device { device: id, signature_key, certificate, name })
+}
+
+pub(super) fn device_name(name: String) -> Result<String, Trouble> {
+    if name.is_empty() || name.len() > DEVICE_NAME || name.chars().any(char::is_control) {
+        return Err(invalid(format!("name: 1 to {DEVICE_NAME} bytes, no control characters")));
     }
-    Ok(Device {
-        device: DeviceId::from_wire(&device.device)?,
-        signature_key: signature_key.map_err(|_| invalid("device.signature_key must have 32 bytes"))?,
-        certificate: sized("device.certificate", &device.certificate, CERTIFICATE)?,
-        name: device.name,
-    })
+    Ok(name)
+}
+
+/// A certificate as its leaf will carry it. Its signature is the other devices' to verify.
+pub(super) fn certificate(
+    account: &AccountName,
+    identity_key: Option<&Bytes>,
+    device: DeviceId,
+    signature_key: Option<&[u8; 32]>,
+    bytes: &Bytes,
+) -> Result<Bytes, Trouble> {
+    let bytes = sized("certificate", bytes, CERTIFICATE)?;
+    let fields = Certificate::from_bytes(&bytes).map_err(|error| invalid(error.to_string()))?;
+    let is_for_it = fields.account == account.as_str()
+        && fields.device == device.0
+        && signature_key.is_none_or(|key| fields.leaf_key == key)
+        && identity_key.is_none_or(|key| fields.identity_key == key[..]);
+    if is_for_it { Ok(bytes) } else { Err(invalid("the certificate is for another account, device, key or identity")) }
+}
+
+pub(super) fn group_info(bytes: &Bytes) -> Result<Bytes, Trouble> {
+    sized("group_info", bytes, GROUP_INFO)
+}
+
+pub(super) fn link_message(bytes: &Bytes) -> Result<Bytes, Trouble> {
+    sized("message", bytes, LINK_MESSAGE)
+}
+
+pub(super) fn link(bytes: &Bytes) -> Result<[u8; 16], Trouble> {
+    bytes.as_ref().try_into().map_err(|_| invalid("link must have 16 bytes"))
 }
 
 pub(super) fn key_packages(publish: &v1::PublishKeyPackages) -> Result<(Vec<Bytes>, Option<Bytes>), Trouble> {
@@ -103,16 +146,54 @@ pub(super) fn welcomes(welcomes: &[v1::Welcome]) -> Result<Vec<NewWelcome>, Trou
         return Err(invalid(format!("at most {WELCOMES} welcomes")));
     }
     let check = |welcome: &v1::Welcome| {
-        if welcome.join_key.len() > FRIEND_KEY {
-            return Err(invalid(format!("friend_key: at most {FRIEND_KEY} bytes")));
+        if welcome.join_key.len() > JOIN_KEY {
+            return Err(invalid(format!("join_key: at most {JOIN_KEY} bytes")));
         }
         Ok(NewWelcome {
             device: DeviceId::from_wire(&welcome.device)?,
             welcome: sized("welcome", &welcome.welcome, WELCOME)?,
-            friend_key: Bytes::copy_from_slice(&welcome.join_key),
+            join_key: Bytes::copy_from_slice(&welcome.join_key),
         })
     };
     welcomes.iter().map(check).collect()
+}
+
+/// Anything larger could not be stored.
+pub(super) fn epoch(epoch: u64) -> Result<u64, Trouble> {
+    if i64::try_from(epoch).is_ok_and(|epoch| epoch < i64::MAX) {
+        Ok(epoch)
+    } else {
+        Err(invalid("epoch is out of range"))
+    }
+}
+
+/// A handshake's message, the GroupInfo that goes with a commit, and its Welcomes.
+pub(super) fn handshake(
+    ask: &v1::Handshake,
+    limits: &Limits,
+) -> Result<(ConversationId, NewEntry, Vec<NewWelcome>), Trouble> {
+    let parts = |welcome: &v1::Welcome| welcome.welcome.len() + welcome.join_key.len();
+    let length = ask.message.len() + ask.group_info.len() + ask.welcomes.iter().map(parts).sum::<usize>();
+    let most = limits.handshake_bytes.count();
+    if length > most {
+        return Err(refuse(Code::TooLarge, format!("the handshake has {length} bytes, at most {most} are taken")));
+    }
+    let kind = match ask.kind() {
+        v1::EntryKind::Commit => Kind::Commit,
+        v1::EntryKind::Proposal => Kind::Proposal,
+        v1::EntryKind::Application | v1::EntryKind::Unspecified => {
+            return Err(invalid("kind must be COMMIT or PROPOSAL"));
+        }
+    };
+    if ask.message.is_empty() {
+        return Err(invalid("message is missing"));
+    }
+    if (kind == Kind::Commit) == ask.group_info.is_empty() {
+        return Err(invalid("group_info belongs to a commit, and to nothing else"));
+    }
+    let (message_id, payload) = (MessageId::from_wire(&ask.message_id)?, Bytes::copy_from_slice(&ask.message));
+    let entry = NewEntry { message_id, epoch: epoch(ask.epoch)?, kind, payload };
+    Ok((ConversationId::from_wire(&ask.conversation)?, entry, welcomes(&ask.welcomes)?))
 }
 
 /// The entries of a Submit. Payloads stay slices of the frame: they go to the store and to sessions uncopied.
@@ -133,12 +214,10 @@ pub(super) fn entries(submit: v1::Submit, limits: &Limits) -> Result<(Conversati
         let kind = match entry.kind() {
             v1::EntryKind::Application => Kind::Application,
             v1::EntryKind::Commit => Kind::Commit,
+            v1::EntryKind::Proposal => Kind::Proposal,
             v1::EntryKind::Unspecified => return Err(invalid("kind is missing or unknown")),
         };
-        // Anything larger could not be stored.
-        if i64::try_from(entry.epoch).is_err() {
-            return Err(invalid("epoch is out of range"));
-        }
+        epoch(entry.epoch)?;
         let message_id = MessageId::from_wire(&entry.message_id)?;
         Ok(NewEntry { message_id, epoch: entry.epoch, kind, payload: entry.payload })
     };

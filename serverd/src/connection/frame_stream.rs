@@ -6,7 +6,7 @@ use std::{io, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use fastchat_wire::{
-    FrameError, PRE_SESSION_FRAME_LIMIT, decode, encode,
+    FrameError, decode, encode,
     v1::{self, server_frame::Body},
 };
 use tokio::{
@@ -19,6 +19,8 @@ use tokio_rustls::server::TlsStream;
 const SMALL: usize = 512;
 /// How much is read at once while a frame is on its way.
 const CHUNK: usize = 16 << 10;
+/// The largest frame before a session: an identity, its backup and a certificate fit.
+const PRE_SESSION_FRAME: usize = 64 << 10;
 /// How long a device may take to read the last word.
 const END_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -48,7 +50,7 @@ pub(super) struct FrameStream {
 impl FrameStream {
     pub(super) fn new(tls: TlsStream<TcpStream>, budget: usize) -> Self {
         let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { tls, input, output, limit: PRE_SESSION_FRAME_LIMIT, budget: Some(budget) }
+        Self { tls, input, output, limit: PRE_SESSION_FRAME, budget: Some(budget) }
     }
 
     /// From here on, frames up to `limit` and any number of bytes.

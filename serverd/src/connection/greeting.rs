@@ -4,20 +4,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fastchat_store::{CreateAccount, NewAccount, NewDevice, ReplaceDevice, Replacement, Store, TokenHash};
+use fastchat_store::{AddDevice, CreateAccount, DeviceAdded, GrantHash, NewAccount, NewDevice, Store, TokenHash};
 use fastchat_wire::{
-    AccountName, Code, DeviceId, FRAME_LIMIT,
+    AccountName, Code, DeviceId,
     v1::{self, client_frame::Body as Ask, server_frame::Body},
 };
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Established, FrameStream, Live, Services, Trouble, bad_frame, fields, refuse};
+use super::{
+    Established, Fetching, FrameStream, Live, Services, Trouble, bad_frame,
+    credentials::{self, overloaded, wrong_credentials},
+    fields, links, note_seen, rate_limited, refuse,
+};
 use crate::{
-    auth::{self, AuthError},
+    auth::{self, AuthSecret},
     clock,
     config::{Config, Registration},
     core::{Event, frames},
@@ -26,6 +30,8 @@ use crate::{
 
 /// Wrong passwords and the like, before the connection ends.
 const ATTEMPTS: u32 = 8;
+/// The most devices of an account.
+const DEVICES: u32 = 16;
 /// A token with less than this left is renewed at resumption.
 const RENEW: u64 = 14 * 24 * 3_600 * 1_000;
 
@@ -33,6 +39,8 @@ const RENEW: u64 = 14 * 24 * 3_600 * 1_000;
 struct Granted {
     account: AccountName,
     device: DeviceId,
+    /// When the store knows that the device was connected.
+    seen_ms: u64,
     answer: v1::Session,
 }
 
@@ -55,24 +63,19 @@ pub(super) async fn greet<S: Store>(tcp: TcpStream, origin: Origin, services: &S
     };
     let greeting = Greeting { services, live: &live, origin };
     let granted = tokio::select! {
-        granted = timeout(limits.auth_seconds.seconds(), greeting.until_session(&mut stream)) => match granted {
-            Ok(granted) => granted?,
-            Err(_) => {
-                let failure = v1::Failure::new(Code::TimedOut, "no session was asked for in time");
-                stream.end(0, Some(failure)).await;
-                return None;
-            }
-        },
+        granted = greeting.until_session(&mut stream) => granted?,
         () = services.stopping.cancelled() => {
             let text = "the server is about to stop";
             stream.end(0, Some(frames::failure_after(Code::ShuttingDown, text, Duration::from_secs(1)))).await;
             return None;
         }
     };
-    let Granted { account, device, .. } = granted;
+    let Granted { account, device, seen_ms, .. } = granted;
     let (session, outbox) = services.hub.open(account.clone(), device).await?;
+    let seen_ms = note_seen(services, device, seen_ms).await;
     let now = Instant::now();
-    Some(Established { stream, account, device, session, outbox, pace: Pace::new(now.into_std()), resume_at: now })
+    let (pace, fetching) = (Pace::new(now.into_std()), Fetching::default());
+    Some(Established { stream, account, device, session, origin, seen_ms, fetching, outbox, pace, resume_at: now })
 }
 
 /// TLS and Hello.
@@ -114,11 +117,12 @@ fn ready(config: &Config, version: u32) -> v1::Ready {
         server: concat!("fastchat-server/", env!("CARGO_PKG_VERSION")).to_owned(),
         registration: registration.into(),
         limits: Some(v1::Limits {
-            frame_bytes: u32::try_from(FRAME_LIMIT).unwrap_or(u32::MAX),
+            frame_bytes: u32::try_from(limits.frame_bytes()).unwrap_or(u32::MAX),
             payload_bytes: limits.payload_bytes.small(),
             submit_entries: limits.submit_entries.small(),
             window_entries: limits.window_entries.small(),
             ping_seconds: limits.ping_seconds.small(),
+            handshake_bytes: limits.handshake_bytes.small(),
         }),
         server_time_ms: clock::now_ms(),
     }
@@ -134,8 +138,13 @@ impl<S: Store> Greeting<'_, S> {
     /// Answers requests until one of them brings a session; the answer to that one is written.
     async fn until_session(&self, stream: &mut FrameStream) -> Option<Granted> {
         let mut refused = 0;
+        let patience = self.live.config.limits.auth_seconds.seconds();
+        let mut deadline = Instant::now() + patience;
         loop {
-            let (request, body) = match stream.next().await {
+            let Ok(next) = timeout_at(deadline, stream.next()).await else {
+                return late(stream).await;
+            };
+            let (request, body) = match next {
                 Ok(Some(v1::ClientFrame { request, body: Some(body) })) => (request, body),
                 Ok(Some(v1::ClientFrame { request, body: None })) => {
                     let failure = v1::Failure::new(Code::BadFrame, "a frame of unknown kind");
@@ -148,7 +157,17 @@ impl<S: Store> Greeting<'_, S> {
                     return None;
                 }
             };
-            let failure = match self.answer(stream, body).await {
+            let is_link = matches!(body, Ask::OpenLink(_) | Ask::PostLink(_) | Ask::FetchLink(_));
+            // Who waits for a link's message may do so; everything else is done in time.
+            let longest = if is_link { deadline + links::LONGEST_WAIT } else { deadline };
+            let Ok(answered) = timeout_at(longest, self.answer(stream, body)).await else {
+                return late(stream).await;
+            };
+            if is_link && answered.is_ok() {
+                // As long as the link is good, while two people compare what their devices show.
+                deadline = Instant::now() + patience;
+            }
+            let failure = match answered {
                 Ok(Step::Answer(body)) => {
                     stream.push(&frames::answer(request, body));
                     stream.flush().await.ok()?;
@@ -181,6 +200,15 @@ impl<S: Store> Greeting<'_, S> {
             Ask::Register(ask) => self.register(ask).await,
             Ask::Login(ask) => self.login(ask).await,
             Ask::Resume(ask) => self.resume(stream, &ask).await,
+            Ask::ChangePassword(ask) => {
+                credentials::change_password(self.services, self.origin, ask).await.map(Step::Answer)
+            }
+            Ask::RotateIdentity(ask) => {
+                credentials::rotate_identity(self.services, self.origin, ask).await.map(Step::Answer)
+            }
+            Ask::OpenLink(ask) => links::open(self.services, self.origin, &ask).await.map(Step::Answer),
+            Ask::PostLink(ask) => links::post(self.services, self.origin, &ask).await.map(Step::Answer),
+            Ask::FetchLink(ask) => links::fetch(self.services, self.origin, &ask).await.map(Step::Answer),
             Ask::Ping(_) => Ok(Step::Answer(Body::Pong(v1::Pong { server_time_ms: clock::now_ms() }))),
             Ask::Hello(_) => {
                 Err(Trouble::End(Some(v1::Failure::new(Code::BadFrame, "Hello is for the beginning of a connection"))))
@@ -216,8 +244,8 @@ impl<S: Store> Greeting<'_, S> {
         let name = fields::account(&ask.account)?;
         let (identity_key, identity_backup) = fields::identity(&ask.identity_key, &ask.identity_backup)?;
         let (kdf, secret) = (fields::kdf(ask.kdf)?, fields::auth_secret(ask.auth_secret)?);
-        let device = fields::device(ask.device)?;
-        let rate = Rate { count: config.limits.registrations_per_ip_per_hour.get(), per: Duration::from_secs(3_600) };
+        let device = fields::device(&name, Some(&identity_key), ask.device)?;
+        let rate = Rate::per_hour(config.limits.registrations_per_ip_per_hour.get());
         self.rated(Counted::RegistrationFrom(self.origin), rate).await?;
         let auth_hash =
             self.services.passwords.hash(secret, config.auth.bcrypt_cost.small()).await.map_err(overloaded)?;
@@ -233,43 +261,78 @@ impl<S: Store> Greeting<'_, S> {
             CreateAccount::InviteRefused => return Err(invite_required()),
         }
         tracing::debug!(account = %name, "an account was made");
-        Ok(grant(name, id, v1::Session { token: token.to_vec().into(), ..v1::Session::default() }))
+        Ok(grant_session(name, id, 0, v1::Session { token: token.to_vec().into(), ..v1::Session::default() }))
     }
 
     async fn login(&self, ask: v1::Login) -> Result<Step, Trouble> {
         let name = fields::account(&ask.account)?;
-        let secret = fields::auth_secret(ask.auth_secret)?;
-        let device = if ask.fetch_backup_only { None } else { Some(fields::device(ask.device)?) };
         let identity = if ask.new_identity_key.is_empty() {
             None
         } else {
             Some(fields::identity(&ask.new_identity_key, &ask.new_identity_backup)?)
         };
-        let limits = &self.live.config.limits;
-        let minute = |count| Rate { count, per: Duration::from_secs(60) };
-        self.rated(Counted::LoginFrom(self.origin), minute(limits.logins_per_ip_per_minute.get())).await?;
-        self.rated(Counted::LoginOf(name.clone()), minute(limits.logins_per_account_per_minute.get())).await?;
-        let account = self.services.store.account(name.clone()).await?;
-        let hash = account.as_ref().map(|account| account.auth_hash.clone());
-        let right = self.services.passwords.verify(secret, hash).await.map_err(overloaded)?;
-        let (Some(account), true) = (account, right) else { return Err(wrong_credentials()) };
+        let by = self.proof(&ask, identity.is_some())?;
+        credentials::rate_login(self.services, &self.live.config.limits, self.origin, &name).await?;
+        let (account, grant) = match by {
+            Proof::Secret(secret) => (credentials::check_password(self.services, &name, secret).await?, None),
+            // The store takes the grant and the device in one.
+            Proof::Grant(grant) => {
+                (self.services.store.account(name.clone()).await?.ok_or_else(grant_refused)?, Some(grant))
+            }
+        };
         let (identity_key, identity_backup) =
             identity.clone().unwrap_or((account.identity_key, account.identity_backup));
-        let mut answer =
-            v1::Session { account: name.as_str().to_owned(), identity_key, identity_backup, ..v1::Session::default() };
-        let Some(device) = device else { return Ok(Step::Answer(Body::Session(answer))) };
+        let answer = v1::Session {
+            account: name.as_str().to_owned(),
+            identity_key: identity_key.clone(),
+            identity_backup,
+            ..v1::Session::default()
+        };
+        if ask.fetch_backup_only {
+            return Ok(Step::Answer(Body::Session(answer)));
+        }
+        // Before its grant was found good, nobody learns whether it knows the identity.
+        let device = fields::device(&name, grant.is_none().then_some(&identity_key), ask.device)?;
+        self.add_device(name, device, identity, grant, answer).await
+    }
+
+    /// What the login is allowed by.
+    fn proof(&self, ask: &v1::Login, new_identity: bool) -> Result<Proof, Trouble> {
+        if ask.grant.is_empty() {
+            return Ok(Proof::Secret(fields::auth_secret(ask.auth_secret.clone())?));
+        }
+        if ask.fetch_backup_only || new_identity || !ask.auth_secret.is_empty() {
+            return Err(refuse(Code::Invalid, "a grant logs a device in and does nothing else"));
+        }
+        Ok(Proof::Grant(auth::grant_hash(&ask.grant)))
+    }
+
+    async fn add_device(
+        &self,
+        name: AccountName,
+        device: fields::Device,
+        identity: Option<(bytes::Bytes, bytes::Bytes)>,
+        grant: Option<GrantHash>,
+        mut answer: v1::Session,
+    ) -> Result<Step, Trouble> {
         let (token, device) = self.with_token(device)?;
         let id = device.device;
-        let login = ReplaceDevice { account: name.clone(), device, identity, now_ms: clock::now_ms() };
-        match self.services.store.replace_device(login).await? {
-            Replacement::Done(removed) => {
-                self.services.hub.tell(Event::Removed(removed)).await;
+        let login =
+            AddDevice { account: name.clone(), device, identity, grant, most: DEVICES, now_ms: clock::now_ms() };
+        match self.services.store.add_device(login).await? {
+            DeviceAdded::Done(change) => {
+                self.services.hub.tell(Event::DevicesChanged { change, by: Some(id) }).await;
             }
-            Replacement::NoAccount => return Err(wrong_credentials()),
-            Replacement::DeviceTaken => return Err(refuse(Code::Conflict, "this device id is in use")),
+            DeviceAdded::NoAccount => return Err(wrong_credentials()),
+            DeviceAdded::DeviceTaken => return Err(refuse(Code::Conflict, "this device id is in use: take a new one")),
+            DeviceAdded::TooMany => {
+                let text = format!("an account has at most {DEVICES} devices: revoke one on another device first");
+                return Err(refuse(Code::Refused, text));
+            }
+            DeviceAdded::GrantRefused => return Err(grant_refused()),
         }
         answer.token = token.to_vec().into();
-        Ok(grant(name, id, answer))
+        Ok(grant_session(name, id, 0, answer))
     }
 
     async fn resume(&self, stream: &FrameStream, ask: &v1::Resume) -> Result<Step, Trouble> {
@@ -288,7 +351,7 @@ impl<S: Store> Greeting<'_, S> {
                 answer.token = token.to_vec().into();
             }
         }
-        Ok(grant(session.account, session.device, answer))
+        Ok(grant_session(session.account, session.device, session.seen_ms, answer))
     }
 
     fn token(&self) -> Result<([u8; 32], TokenHash, u64), Trouble> {
@@ -308,29 +371,27 @@ impl<S: Store> Greeting<'_, S> {
     }
 }
 
-pub(super) fn rate_limited(wait: Duration) -> Trouble {
-    let seconds = wait.as_secs() + 1;
-    let text = format!("too often: try again in {seconds} s");
-    Trouble::Refuse(frames::failure_after(Code::RateLimited, &text, wait))
+/// What a login is allowed by.
+enum Proof {
+    Secret(AuthSecret),
+    Grant(GrantHash),
 }
 
-fn grant(account: AccountName, device: DeviceId, answer: v1::Session) -> Step {
+async fn late(stream: &mut FrameStream) -> Option<Granted> {
+    let failure = v1::Failure::new(Code::TimedOut, "no session was asked for in time");
+    stream.end(0, Some(failure)).await;
+    None
+}
+
+fn grant_session(account: AccountName, device: DeviceId, seen_ms: u64, answer: v1::Session) -> Step {
     let answer = v1::Session { account: account.as_str().to_owned(), device: device.to_wire(), ..answer };
-    Step::Session(Granted { account, device, answer })
+    Step::Session(Granted { account, device, seen_ms, answer })
 }
 
-fn wrong_credentials() -> Trouble {
-    refuse(Code::WrongCredentials, "wrong name or password")
+fn grant_refused() -> Trouble {
+    refuse(Code::WrongCredentials, "the grant is unknown, used or older than ten minutes: link the device anew")
 }
 
 fn invite_required() -> Trouble {
     refuse(Code::InviteRequired, "an invite is needed that is known, unused and not expired: ask the operator for one")
-}
-
-fn overloaded(error: AuthError) -> Trouble {
-    let (code, text) = match error {
-        AuthError::Overloaded => (Code::Overloaded, "too many logins at once"),
-        AuthError::Failed => (Code::Internal, "the password could not be checked"),
-    };
-    Trouble::Refuse(frames::failure_after(code, text, Duration::from_secs(2)))
 }

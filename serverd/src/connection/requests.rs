@@ -4,13 +4,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use fastchat_store::{Append, CreateDirect, NewDirect, Store};
+use fastchat_store::{Append, Claim, Store};
 use fastchat_wire::{
-    Code, ConversationId,
+    AccountName, Code, ConversationId, DeviceId,
     v1::{self, client_frame::Body as Ask, server_frame::Body},
 };
 
-use super::{Established, Services, Trouble, fields, greeting::rate_limited, refuse};
+use super::{Established, Services, Trouble, credentials, fields, links, rate_limited, refuse};
 use crate::{
     clock,
     config::Limits,
@@ -20,6 +20,8 @@ use crate::{
 
 /// One-time key packages kept per device.
 const KEY_PACKAGES_KEPT: u32 = 200;
+/// One-time key packages that are kept for friends when strangers ask.
+const KEY_PACKAGES_FOR_FRIENDS: u32 = 20;
 
 /// Takes a frame; `Some` ends the connection.
 pub(super) async fn answer<S: Store>(
@@ -45,10 +47,10 @@ pub(super) async fn answer<S: Store>(
     ending.then_some(None)
 }
 
-struct Requests<'a, S> {
-    connection: &'a mut Established,
-    services: &'a Services<S>,
-    limits: &'a Limits,
+pub(super) struct Requests<'a, S> {
+    pub(super) connection: &'a mut Established,
+    pub(super) services: &'a Services<S>,
+    pub(super) limits: &'a Limits,
 }
 
 impl<S: Store> Requests<'_, S> {
@@ -62,6 +64,18 @@ impl<S: Store> Requests<'_, S> {
             Ask::PublishKeyPackages(ask) => self.publish(&ask).await,
             Ask::ClaimKeyPackages(ask) => self.claim(&ask).await,
             Ask::CreateDirect(ask) => self.create_direct(&ask).await,
+            Ask::CreateGroup(ask) => self.create_group(&ask).await,
+            Ask::Handshake(ask) => return self.handshake(request, &ask).await,
+            Ask::FetchGroup(ask) => self.fetch_group(&ask).await,
+            Ask::ListDevices(_) => return self.list_devices(request).await,
+            Ask::RenameDevice(ask) => self.rename_device(ask).await,
+            Ask::RevokeDevice(ask) => self.revoke_device(&ask).await,
+            Ask::ChangePassword(ask) => credentials::change_password(self.services, self.connection.origin, ask).await,
+            Ask::RotateIdentity(ask) => credentials::rotate_identity(self.services, self.connection.origin, ask).await,
+            Ask::OpenLink(ask) => links::open(self.services, self.connection.origin, &ask).await,
+            Ask::PostLink(ask) => links::post(self.services, self.connection.origin, &ask).await,
+            Ask::FetchLink(ask) => return self.fetch_link(request, ask),
+            Ask::GrantLink(_) => links::grant(self.services, &self.connection.account).await,
             Ask::SetBlocked(ask) => self.set_blocked(&ask).await,
             Ask::SharePresence(ask) => self.share_presence(&ask).await,
             Ask::Logout(_) => self.log_out().await,
@@ -73,13 +87,11 @@ impl<S: Store> Requests<'_, S> {
         .map(Some)
     }
 
-    async fn tell(&self, event: Event) -> Result<(), Trouble> {
+    pub(super) async fn tell(&self, event: Event) -> Result<(), Trouble> {
         if self.services.hub.tell(event).await { Ok(()) } else { Err(Trouble::End(None)) }
     }
 
-    /// Claims, and the conversations made with them.
-    async fn rated(&self, what: Counted) -> Result<(), Trouble> {
-        let rate = Rate { count: self.limits.claims_per_hour.get(), per: Duration::from_secs(3_600) };
+    pub(super) async fn rated(&self, what: Counted, rate: Rate) -> Result<(), Trouble> {
         self.services.rates.take(what, rate).await.map_err(rate_limited)
     }
 
@@ -117,17 +129,17 @@ impl<S: Store> Requests<'_, S> {
 
     async fn claim(&self, ask: &v1::ClaimKeyPackages) -> Result<Body, Trouble> {
         let name = fields::account(&ask.account)?;
-        self.rated(Counted::ClaimBy(self.connection.account.clone())).await?;
-        let claimed = self.services.store.claim_key_packages(name.clone()).await?;
+        let (own, rate) = (self.connection.account.clone(), Rate::per_hour(self.limits.claims_per_hour.get()));
+        self.rated(Counted::ClaimBy(own.clone()), rate).await?;
+        let reserve = self.reserve(own.clone(), name.clone()).await?;
+        let claim = Claim { account: name.clone(), by: self.connection.device, reserve };
+        let claimed = self.services.store.claim_key_packages(claim).await?;
         let claimed = claimed.ok_or_else(|| no_account(name.as_str()))?;
-        if claimed.packages.is_empty() || claimed.without > 0 {
-            let text = format!("{name} has no device that is ready for a conversation: try again later");
+        if claimed.without > 0 || (claimed.packages.is_empty() && name != own) {
+            let text = format!("{name} has a device that is not ready for a conversation, or none: try again later");
             return Err(Trouble::Refuse(frames::failure_after(Code::NoKeyPackages, &text, Duration::from_secs(60))));
         }
-        let package = |(device, key_package): (fastchat_wire::DeviceId, _)| v1::KeyPackage {
-            device: device.to_wire(),
-            key_package,
-        };
+        let package = |(device, key_package): (DeviceId, _)| v1::KeyPackage { device: device.to_wire(), key_package };
         Ok(Body::KeyPackages(v1::KeyPackages {
             account: ask.account.clone(),
             identity_key: claimed.identity_key,
@@ -135,45 +147,18 @@ impl<S: Store> Requests<'_, S> {
         }))
     }
 
-    async fn create_direct(&self, ask: &v1::CreateDirect) -> Result<Body, Trouble> {
-        let Established { account, device, .. } = &*self.connection;
-        let (conversation, peer) = (ConversationId::from_wire(&ask.conversation)?, fields::account(&ask.peer)?);
-        if peer == *account {
-            return Err(refuse(Code::Invalid, "a direct conversation is with somebody else"));
+    /// How many one-time key packages of `name` are kept from this account: friends get them all, strangers some.
+    async fn reserve(&self, own: AccountName, name: AccountName) -> Result<u32, Trouble> {
+        if own == name || self.services.store.are_acquainted(own, name.clone()).await? {
+            return Ok(0);
         }
-        if i64::try_from(ask.epoch).is_err() {
-            return Err(refuse(Code::Invalid, "epoch is out of range"));
-        }
-        self.rated(Counted::ConversationBy(account.clone())).await?;
-        let direct = NewDirect {
-            conversation,
-            creator: account.clone(),
-            device: *device,
-            peer: peer.clone(),
-            epoch: ask.epoch,
-            welcomes: fields::welcomes(&ask.welcomes)?,
-            replaces: ConversationId::from_wire_optional(&ask.replaces)?,
-            now_ms: clock::now_ms(),
-        };
-        let answer = |conversation: ConversationId, created, member| {
-            Ok(Body::Direct(v1::Direct { conversation: conversation.to_wire(), created, member }))
-        };
-        match self.services.store.create_direct(direct).await? {
-            CreateDirect::Created { joinings, membership, closed } => {
-                self.tell(Event::Created { device: *device, membership, joinings, closed }).await?;
-                answer(conversation, true, true)
-            }
-            CreateDirect::Repeated => answer(conversation, true, true),
-            CreateDirect::Exists { conversation, member } => answer(conversation, false, member),
-            CreateDirect::NoPeer => Err(no_account(peer.as_str())),
-            CreateDirect::NoDevice => Err(logged_out()),
-            CreateDirect::Refused => {
-                Err(refuse(Code::Refused, format!("{peer} does not want messages from {account}")))
-            }
-            CreateDirect::OtherDevices => {
-                Err(refuse(Code::NoKeyPackages, format!("the devices of {peer} are others: claim key packages again")))
-            }
-            CreateDirect::Conflict => Err(refuse(Code::Conflict, "this conversation id is in use")),
+        let strangers = self.limits.strangers_per_hour.get();
+        let counted = Counted::StrangersClaimOf(name);
+        // Too many strangers are not refused: an honest one among them still gets the package of last resort.
+        if strangers > 0 && self.services.rates.take(counted, Rate::per_hour(strangers)).await.is_ok() {
+            Ok(KEY_PACKAGES_FOR_FRIENDS)
+        } else {
+            Ok(u32::MAX)
         }
     }
 
@@ -198,17 +183,66 @@ impl<S: Store> Requests<'_, S> {
     async fn log_out(&self) -> Result<Body, Trouble> {
         // First out of the core, so that what it says to this connection is not "log in again".
         self.tell(Event::Closed(self.connection.session)).await?;
-        if let Some(removed) = self.services.store.remove_device(self.connection.device).await? {
-            self.tell(Event::Removed(vec![removed])).await?;
+        let Established { account, device, .. } = &*self.connection;
+        if let Some(change) = self.services.store.remove_device(account.clone(), *device).await? {
+            self.tell(Event::DevicesChanged { change, by: Some(*device) }).await?;
         }
         Ok(Body::Done(v1::Done {}))
     }
+
+    // ------------------------------------------------------------ devices and links
+
+    async fn list_devices(&self, request: u64) -> Result<Option<Body>, Trouble> {
+        let devices = self.services.store.devices(self.connection.account.clone()).await?;
+        self.tell(Event::ListDevices { session: self.connection.session, request, devices }).await?;
+        Ok(None)
+    }
+
+    async fn rename_device(&self, ask: v1::RenameDevice) -> Result<Body, Trouble> {
+        let (device, name) = (DeviceId::from_wire(&ask.device)?, fields::device_name(ask.name)?);
+        let Established { account, device: own, .. } = &*self.connection;
+        if !self.services.store.rename_device(account.clone(), device, name).await? {
+            return Err(credentials::no_device());
+        }
+        let (removed, closed) = (Vec::new(), Vec::new());
+        let change = fastchat_store::DeviceChange { account: account.clone(), removed, closed };
+        self.tell(Event::DevicesChanged { change, by: Some(*own) }).await?;
+        Ok(Body::Done(v1::Done {}))
+    }
+
+    async fn revoke_device(&self, ask: &v1::RevokeDevice) -> Result<Body, Trouble> {
+        let device = DeviceId::from_wire(&ask.device)?;
+        let Established { account, device: own, .. } = &*self.connection;
+        if device == *own {
+            return Err(refuse(Code::Invalid, "this is the device that asks: log it out instead"));
+        }
+        let change = self.services.store.remove_device(account.clone(), device).await?;
+        let change = change.ok_or_else(credentials::no_device)?;
+        self.tell(Event::DevicesChanged { change, by: Some(*own) }).await?;
+        Ok(Body::Done(v1::Done {}))
+    }
+
+    /// Waits beside the session, which goes on; one at a time, a newer one ends the older.
+    fn fetch_link(&mut self, request: u64, ask: v1::FetchLink) -> Result<Option<Body>, Trouble> {
+        let (services, origin, session) = (self.services.clone(), self.connection.origin, self.connection.session);
+        let fetching = tokio::spawn(async move {
+            let body = match links::fetch(&services, origin, &ask).await {
+                Ok(body) => body,
+                Err(Trouble::Refuse(failure)) => Body::Failure(failure),
+                Err(Trouble::End(_)) => return,
+            };
+            let frame = Box::new(frames::answer(request, body));
+            services.hub.tell(Event::Answered { session, frame }).await;
+        });
+        self.connection.fetching.replace(fetching);
+        Ok(None)
+    }
 }
 
-fn no_account(name: &str) -> Trouble {
+pub(super) fn no_account(name: &str) -> Trouble {
     refuse(Code::NotFound, format!("there is no account {name} on this server"))
 }
 
-fn logged_out() -> Trouble {
+pub(super) fn logged_out() -> Trouble {
     refuse(Code::Unauthenticated, "this device is no longer logged in: log in again")
 }

@@ -30,9 +30,10 @@ impl CursorMoves {
         position(&self.waiting).max(position(&self.writing))
     }
 
-    /// Whether the device has taken the conversation's Joining, as far as known here.
-    pub(super) fn joined(&self, device: DeviceId, conversation: ConversationId) -> bool {
-        let joined = |moves: &Moves| moves.get(&(device, conversation)).is_some_and(|moved| moved.joined);
+    /// Whether the device has taken the conversation's Joining with this start, as far as known here.
+    pub(super) fn joined(&self, device: DeviceId, conversation: ConversationId, start_seq: u64) -> bool {
+        let taken = |moved: &CursorMove| moved.joined && moved.seq >= start_seq;
+        let joined = |moves: &Moves| moves.get(&(device, conversation)).is_some_and(taken);
         joined(&self.waiting) || joined(&self.writing)
     }
 

@@ -5,28 +5,34 @@
 use std::time::Duration;
 
 use fastchat_store::{Append, Appended, CursorMove, Entry, Page, StoreError};
-use fastchat_wire::{Code, ConversationId, v1::server_frame::Body};
+use fastchat_wire::{AccountName, Code, ConversationId, v1::server_frame::Body};
 
-use super::{Action, Core, SessionId, frames};
+use super::{Action, Core, SessionId, frames, session::Subscription};
 
 impl Core {
     pub(super) fn submit(&mut self, id: SessionId, request: u64, append: Append) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if self.takes_append(id, request) {
+            self.actions.push(Action::Append { session: id, request, append });
+            // Cursors that wait go into the same commit: no fsync of their own.
+            self.save_cursors();
+        }
+    }
+
+    /// Counts one more append of the session, or refuses it.
+    pub(super) fn takes_append(&mut self, id: SessionId, request: u64) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else { return false };
         let refusal = if self.draining {
             let text = "the server is about to stop: connect again and send it there";
             Some(frames::failure_after(Code::ShuttingDown, text, Duration::from_secs(1)))
         } else if session.appends >= self.settings.appends {
             frames::store_failure(&StoreError::Overloaded)
         } else {
+            session.appends += 1;
             None
         };
-        if let Some(failure) = refusal {
-            return self.send(id, frames::answer(request, Body::Failure(failure)));
-        }
-        session.appends += 1;
-        self.actions.push(Action::Append { session: id, request, append });
-        // Cursors that wait go into the same commit: no fsync of their own.
-        self.save_cursors();
+        let Some(failure) = refusal else { return true };
+        self.send(id, frames::answer(request, Body::Failure(failure)));
+        false
     }
 
     pub(super) fn appended(
@@ -101,7 +107,10 @@ impl Core {
         let device = session.device;
         session.page_done(conversation, page.entries.is_empty() && page.expired_through == 0);
         session.advance_head(conversation, page.head);
-        let sent = session.subscriptions.get(&conversation).map_or(0, |subscription| subscription.sent);
+        // It may be over for this device meanwhile, or may have begun anew further on.
+        let Some(sent) = session.subscriptions.get(&conversation).map(|subscription| subscription.sent) else {
+            return self.catch_up(id);
+        };
         // The device may have acknowledged ahead of us meanwhile.
         let skip = page.entries.iter().take_while(|entry| entry.seq <= sent).count();
         let entries = page.entries.get(skip..).unwrap_or_default();
@@ -121,22 +130,32 @@ impl Core {
 
     pub(super) fn acknowledged(&mut self, id: SessionId, conversation: ConversationId, seq: u64) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let Some((moved, joined)) = session.acknowledge(conversation, seq) else { return };
+        let Some((seq, moved, joined)) = session.acknowledge(conversation, seq) else { return };
         let (device, account) = (session.device, session.account.clone());
-        if moved.is_none() && !joined {
+        if !moved && !joined {
             return;
         }
-        let seq = moved.unwrap_or(0);
+        let is_over = session.subscriptions.get(&conversation).is_some_and(Subscription::is_over);
         self.cursors.note(self.now_ms, CursorMove { conversation, device, seq, joined });
-        if let Some(seq) = moved {
-            for other in self.followers_of(conversation) {
-                if other != id {
-                    self.send(other, frames::delivered(conversation, &account, seq));
-                }
-            }
+        if is_over {
+            self.unfollow(id, conversation);
+        } else if moved {
+            self.came(conversation, &account, seq);
         }
         self.more_joinings(id);
         self.catch_up(id);
+    }
+
+    /// Tells the other accounts when this moves the furthest of an account's devices.
+    fn came(&mut self, conversation: ConversationId, account: &AccountName, seq: u64) {
+        if !self.followers.get_mut(&conversation).is_some_and(|following| following.came(account, seq)) {
+            return;
+        }
+        for other in self.followers_of(conversation) {
+            if self.sessions.get(&other).is_some_and(|session| session.account != *account) {
+                self.send(other, frames::delivered(conversation, account, seq));
+            }
+        }
     }
 
     /// When the last of the joinings is settled, asks for those that did not fit.

@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 
 use fastchat_store::{
-    Append, Appended, CursorMove, DeviceState, Joining, Membership, Page, PageBounds, RemovedDevice, StoreError,
+    Append, AppendHandshake, Appended, CursorMove, DeviceChange, DeviceRecord, DeviceState, HandshakeAppended, Joining,
+    Kind, Membership, Page, PageBounds, StoreError,
 };
 use fastchat_wire::{AccountName, ConversationId, DeviceId, v1};
 
@@ -73,6 +74,28 @@ pub enum Event {
         /// How it ended.
         outcome: Result<Appended, StoreError>,
     },
+    /// The device wants a handshake appended, which was checked.
+    Handshake {
+        /// Who.
+        session: SessionId,
+        /// To be answered under.
+        request: u64,
+        /// What.
+        append: Box<AppendHandshake>,
+    },
+    /// The answer to [`Action::AppendHandshake`]: the commit is done, or failed.
+    HandshakeAppended {
+        /// Who asked.
+        session: SessionId,
+        /// To be answered under.
+        request: u64,
+        /// Where.
+        conversation: ConversationId,
+        /// What kind of handshake.
+        kind: Kind,
+        /// How it ended.
+        outcome: Result<HandshakeAppended, StoreError>,
+    },
     /// The answer to [`Action::ReadPage`].
     PageRead {
         /// For which session.
@@ -100,7 +123,9 @@ pub enum Event {
     },
     /// A conversation was made.
     Created {
-        /// By which device.
+        /// By which account.
+        account: AccountName,
+        /// With which device.
         device: DeviceId,
         /// Its place in it.
         membership: Membership,
@@ -108,9 +133,32 @@ pub enum Event {
         joinings: Vec<(DeviceId, Joining)>,
         /// The conversation that it replaces.
         closed: Option<ConversationId>,
+        /// A group, which the account's other devices join by themselves.
+        group: bool,
     },
-    /// Devices are gone.
-    Removed(Vec<RemovedDevice>),
+    /// An account's devices are others than before.
+    DevicesChanged {
+        /// How.
+        change: DeviceChange,
+        /// The device that did it and knows.
+        by: Option<DeviceId>,
+    },
+    /// The device asks for the account's devices.
+    ListDevices {
+        /// Who.
+        session: SessionId,
+        /// To be answered under.
+        request: u64,
+        /// As the store has them.
+        devices: Vec<DeviceRecord>,
+    },
+    /// An answer that took its time is there.
+    Answered {
+        /// For whom.
+        session: SessionId,
+        /// The answer.
+        frame: Box<v1::ServerFrame>,
+    },
     /// The answer to [`Action::SaveCursors`].
     CursorsSaved {
         /// Whether it worked.
@@ -148,6 +196,15 @@ pub enum Action {
         request: u64,
         /// What.
         append: Append,
+    },
+    /// Append a handshake to a log.
+    AppendHandshake {
+        /// Who asked.
+        session: SessionId,
+        /// To be answered under.
+        request: u64,
+        /// What.
+        append: Box<AppendHandshake>,
     },
     /// Read from a log.
     ReadPage {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fastchat_store::{Appended, Entry, Joining, Kind, StoreError};
+use fastchat_store::{Appended, DeviceRecord, Entry, HandshakeAppended, Joining, Kind, StoreError};
 use fastchat_wire::{
     AccountName, Code, ConversationId, DeviceId,
     v1::{self, server_frame::Body},
@@ -69,15 +69,67 @@ pub(super) fn appended(conversation: ConversationId, outcome: &Appended) -> Body
         },
         Appended::Closed { by: None } => v1::Failure::new(
             Code::ClosedConversation,
-            "the other side's device is gone: make a new conversation that replaces this one",
+            "this conversation takes no more entries: make a direct one anew, replacing this; a deleted group is over",
         ),
         Appended::Refused => failure(Code::Refused, "the other side does not want messages from this account"),
         Appended::StaleEpoch { current } => {
             v1::Failure { epoch: *current, ..failure(Code::StaleEpoch, "the conversation is at another epoch") }
         }
         Appended::Conflict(id) => failure(Code::Conflict, &format!("message {id} is there with other content")),
-        Appended::CommitRefused => failure(Code::Invalid, "a direct conversation takes no commits"),
+        Appended::HandshakeRefused => {
+            failure(Code::Invalid, "kind must be APPLICATION: commits and proposals come as a Handshake")
+        }
     })
+}
+
+/// The answer to a Handshake.
+pub(super) fn handshake_appended(conversation: ConversationId, kind: Kind, outcome: &HandshakeAppended) -> Body {
+    let same = |outcome: Appended| appended(conversation, &outcome);
+    let failure =
+        |code, text: String| v1::Failure { conversation: conversation.to_wire(), ..v1::Failure::new(code, text) };
+    Body::Failure(match outcome {
+        HandshakeAppended::Accepted { seq, time_ms, .. } => {
+            return Body::Accepted(v1::Accepted { seqs: vec![*seq], server_time_ms: *time_ms });
+        }
+        HandshakeAppended::NotFound | HandshakeAppended::NotAMember => return same(Appended::NotAMember),
+        HandshakeAppended::Closed { by } => return same(Appended::Closed { by: *by }),
+        HandshakeAppended::StaleEpoch { current } => return same(Appended::StaleEpoch { current: *current }),
+        HandshakeAppended::Refused(account) => {
+            failure(Code::Refused, format!("{account} has blocked this account, or is blocked: go on without it"))
+        }
+        HandshakeAppended::Raced if kind == Kind::Commit => failure(
+            Code::ProposalsPending,
+            "somebody has just proposed to leave: read the log and commit again, with that".to_owned(),
+        ),
+        HandshakeAppended::Raced => v1::Failure {
+            conversation: conversation.to_wire(),
+            ..failure_after(Code::Overloaded, "another proposal came between: send this again", OVERLOAD_PAUSE)
+        },
+        HandshakeAppended::Conflict => {
+            failure(Code::Conflict, "this message id is there with other content: take a new one".to_owned())
+        }
+        HandshakeAppended::OtherLeaf(device) => failure(
+            Code::RosterMismatch,
+            format!("the leaf of device {device} is not what this server knows of it: claim its key package anew"),
+        ),
+    })
+}
+
+/// A device for its account.
+pub(super) fn device_info(device: &DeviceRecord, connected: bool) -> v1::DeviceInfo {
+    v1::DeviceInfo {
+        device: device.device.to_wire(),
+        name: device.name.clone(),
+        added_ms: device.added_ms,
+        seen_ms: device.seen_ms,
+        connected,
+        certificate: device.certificate.clone(),
+    }
+}
+
+/// The account is a member, the device is not.
+pub(super) fn unjoined(conversation: ConversationId) -> v1::ServerFrame {
+    unasked(Body::Unjoined(v1::Unjoined { conversation: conversation.to_wire() }))
 }
 
 /// One piece of a log for one device.
@@ -95,6 +147,7 @@ fn wire_entry(entry: &Entry, reader: DeviceId) -> v1::Entry {
     let kind = match entry.kind {
         Kind::Application => v1::EntryKind::Application,
         Kind::Commit => v1::EntryKind::Commit,
+        Kind::Proposal => v1::EntryKind::Proposal,
     };
     v1::Entry {
         seq: entry.seq,
@@ -135,10 +188,12 @@ pub(super) fn joining(joining: &Joining, device: DeviceId) -> v1::ServerFrame {
         welcome: Some(v1::Welcome {
             device: device.to_wire(),
             welcome: joining.welcome.clone(),
-            join_key: joining.friend_key.clone(),
+            join_key: joining.join_key.clone(),
         }),
         start_seq: joining.start_seq,
         replaces: joining.replaces.map(ConversationId::to_wire).unwrap_or_default(),
         server_time_ms: joining.time_ms,
+        ratchet_tree: joining.ratchet_tree.clone(),
+        group: joining.group,
     }))
 }

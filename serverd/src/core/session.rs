@@ -29,11 +29,19 @@ pub(super) struct Subscription {
     pub(super) joining: Option<u64>,
     /// The device knows that the conversation takes no more entries.
     pub(super) closed: bool,
+    /// The last seq that the device gets: it was removed by that commit.
+    pub(super) ends_at: Option<u64>,
 }
 
 impl Subscription {
-    pub(super) fn new(cursor: u64, head: u64) -> Self {
-        Self { cursor, sent: cursor, head: head.max(cursor), ..Self::default() }
+    pub(super) fn new(cursor: u64, head: u64, ends_at: Option<u64>) -> Self {
+        let head = ends_at.map_or(head, |end| head.min(end)).max(cursor);
+        Self { cursor, sent: cursor, head, ends_at, ..Self::default() }
+    }
+
+    /// Everything that the device gets is acknowledged.
+    pub(super) fn is_over(&self) -> bool {
+        self.ends_at.is_some_and(|end| self.cursor >= end)
     }
 
     fn has_room(&self, bytes: usize, settings: &Settings) -> bool {
@@ -84,6 +92,8 @@ pub(super) struct Session {
     pub(super) joinings: usize,
     /// The store has more joinings than were sent.
     pub(super) more_joinings: bool,
+    /// Groups that the device was told it is no member of.
+    pub(super) unjoined: BTreeSet<ConversationId>,
 }
 
 impl Session {
@@ -100,12 +110,14 @@ impl Session {
             appends: 0,
             joinings: 0,
             more_joinings: false,
+            unjoined: BTreeSet::new(),
         }
     }
 
     /// A commit has moved the log's end.
     pub(super) fn advance_head(&mut self, conversation: ConversationId, head: u64) {
         if let Some(subscription) = self.subscriptions.get_mut(&conversation) {
+            let head = subscription.ends_at.map_or(head, |end| head.min(end));
             subscription.head = subscription.head.max(head);
             if subscription.sent < subscription.head {
                 self.behind.insert(conversation);
@@ -117,6 +129,7 @@ impl Session {
     pub(super) fn takes(&self, conversation: ConversationId, seq: u64, bytes: usize, settings: &Settings) -> bool {
         let Some(subscription) = self.subscriptions.get(&conversation) else { return false };
         subscription.sent + 1 == seq
+            && subscription.ends_at.is_none_or(|end| seq <= end)
             && self.reading != Some(conversation)
             && subscription.has_room(bytes, settings)
             && (self.under_way_bytes == 0 || self.under_way_bytes + bytes <= settings.session_bytes)
@@ -135,8 +148,24 @@ impl Session {
         }
     }
 
-    /// Takes an acknowledgement; answers the cursor when it moved and whether a Joining is settled by it.
-    pub(super) fn acknowledge(&mut self, conversation: ConversationId, seq: u64) -> Option<(Option<u64>, bool)> {
+    /// The device gets nothing after `seq`: it was removed by that commit.
+    pub(super) fn end(&mut self, conversation: ConversationId, seq: u64) {
+        if let Some(subscription) = self.subscriptions.get_mut(&conversation) {
+            subscription.ends_at = Some(seq);
+            subscription.head = subscription.head.min(seq);
+        }
+    }
+
+    /// The device follows the conversation no more, or anew from another place.
+    pub(super) fn drop_subscription(&mut self, conversation: ConversationId) {
+        let Some(subscription) = self.subscriptions.remove(&conversation) else { return };
+        self.under_way_bytes = self.under_way_bytes.saturating_sub(subscription.under_way_bytes);
+        self.joinings = self.joinings.saturating_sub(usize::from(subscription.joining.is_some()));
+        self.behind.remove(&conversation);
+    }
+
+    /// Takes an acknowledgement; answers what it came to, whether the cursor moved, and whether a Joining is settled.
+    pub(super) fn acknowledge(&mut self, conversation: ConversationId, seq: u64) -> Option<(u64, bool, bool)> {
         let subscription = self.subscriptions.get_mut(&conversation)?;
         let seq = seq.min(subscription.head);
         let joined = subscription.joining.is_some_and(|start| seq >= start);
@@ -145,7 +174,7 @@ impl Session {
             self.joinings = self.joinings.saturating_sub(1);
         }
         if seq <= subscription.cursor {
-            return Some((None, joined));
+            return Some((seq, false, joined));
         }
         subscription.cursor = seq;
         // The device may have more than this session sent it, from an earlier one.
@@ -160,7 +189,7 @@ impl Session {
         if subscription.sent >= subscription.head {
             self.behind.remove(&conversation);
         }
-        Some((Some(seq), joined))
+        Some((seq, true, joined))
     }
 
     /// The next page to read, one at a time, conversations in turn.

@@ -1,4 +1,4 @@
-//! Accounts, devices, tokens, key packages, invites.
+//! Accounts, tokens, key packages, invites.
 //!
 //! **Invariant**: each check uses accounts of its own.
 
@@ -6,12 +6,11 @@ use bytes::Bytes;
 use fastchat_wire::DeviceId;
 
 use super::{account_of, device_of, name, person, token};
-use crate::{CreateAccount, InviteHash, NewInvite, ReplaceDevice, Replacement, Store, StoreError};
+use crate::{Claim, Claimed, CreateAccount, InviteHash, NewInvite, Store, StoreError};
 
 pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
     a_name_is_given_once(store).await?;
     a_secret_stays(store).await?;
-    a_login_replaces_the_device(store).await?;
     tokens_end(store).await?;
     a_key_package_is_handed_out_once(store).await?;
     an_invite_has_its_uses(store).await
@@ -36,34 +35,6 @@ async fn a_secret_stays<S: Store>(store: &S) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn a_login_replaces_the_device<S: Store>(store: &S) -> Result<(), StoreError> {
-    let (old, other) = (person(store, "a.login").await?, person(store, "a.bystander").await?);
-    let login = |account: &str, device| ReplaceDevice {
-        account: name(account),
-        device: device_of(device),
-        identity: Some(("new key".into(), "new backup".into())),
-        now_ms: 2,
-    };
-    let taken = store.replace_device(login("a.login", other.device)).await?;
-    assert_eq!(taken, Replacement::DeviceTaken);
-    assert_eq!(store.replace_device(login("a.nobody", DeviceId::generate())).await?, Replacement::NoAccount);
-    let new = DeviceId::generate();
-    let Replacement::Done(removed) = store.replace_device(login("a.login", new)).await? else {
-        unreachable!("the login must work")
-    };
-    assert_eq!(removed.iter().map(|removed| removed.device).collect::<Vec<_>>(), [old.device]);
-    assert!(store.device_by_token(token(old.device, 0), 2).await?.is_none());
-    let session = store.device_by_token(token(new, 0), 2).await?;
-    assert_eq!(session.map(|session| session.device), Some(new));
-    assert_eq!(store.identity_key(old.name).await?, Some("new key".into()));
-    assert!(store.device_state(old.device, 10).await?.is_none());
-    assert!(store.device_state(new, 10).await?.is_some());
-    assert!(store.remove_device(new).await?.is_some());
-    assert!(store.remove_device(new).await?.is_none());
-    assert!(store.device_by_token(token(new, 0), 2).await?.is_none());
-    Ok(())
-}
-
 async fn tokens_end<S: Store>(store: &S) -> Result<(), StoreError> {
     let person = person(store, "a.token").await?;
     assert!(store.device_by_token(token(person.device, 0), 999_999).await?.is_some());
@@ -80,22 +51,30 @@ async fn a_key_package_is_handed_out_once<S: Store>(store: &S) -> Result<(), Sto
     let one_time: Vec<Bytes> = ["1", "2", "3", "4"].into_iter().map(Bytes::from).collect();
     let publish = |one_time, last| store.publish_key_packages(person.device, one_time, last, 3);
     assert_eq!(publish(one_time, None).await?, Some(3), "the oldest beyond the bound goes");
+    let claim = |reserve| {
+        let claim = Claim { account: person.name.clone(), by: DeviceId::generate(), reserve };
+        store.claim_key_packages(claim)
+    };
+    let packages = |claimed: Option<Claimed>| claimed.map(|claimed| claimed.packages).unwrap_or_default();
     let mut claimed = Vec::new();
     for _ in 0..3 {
-        let claim = store.claim_key_packages(person.name.clone()).await?;
-        claimed.extend(claim.into_iter().flat_map(|claim| claim.packages).map(|(_, package)| package));
+        claimed.extend(packages(claim(0).await?).into_iter().map(|(_, package)| package));
     }
     assert_eq!(claimed, ["2", "3", "4"]);
-    let none = store.claim_key_packages(person.name.clone()).await?;
-    assert_eq!(none.map(|claim| (claim.packages.len(), claim.without)), Some((0, 1)));
+    assert_eq!(claim(0).await?.map(|claim| (claim.packages.len(), claim.without)), Some((0, 1)));
     for last in ["old", "last"] {
         assert_eq!(publish(Vec::new(), Some(last.into())).await?, Some(0));
     }
     for _ in 0..2 {
-        let claim = store.claim_key_packages(person.name.clone()).await?;
-        assert_eq!(claim.map(|claim| claim.packages), Some(vec![(person.device, "last".into())]));
+        assert_eq!(packages(claim(0).await?), [(person.device, Bytes::from("last"))]);
     }
-    assert!(store.claim_key_packages(name("a.nobody")).await?.is_none());
+    // What is kept from strangers is there for friends.
+    assert_eq!(publish(["5", "6", "7"].into_iter().map(Bytes::from).collect(), None).await?, Some(3));
+    for (reserve, expected) in [(2, "5"), (2, "last"), (u32::MAX, "last"), (0, "6")] {
+        assert_eq!(packages(claim(reserve).await?), [(person.device, Bytes::from(expected))], "reserve {reserve}");
+    }
+    let nobody = Claim { account: name("a.nobody"), by: DeviceId::generate(), reserve: 0 };
+    assert!(store.claim_key_packages(nobody).await?.is_none());
     assert_eq!(store.publish_key_packages(DeviceId::generate(), Vec::new(), None, 3).await?, None);
     Ok(())
 }

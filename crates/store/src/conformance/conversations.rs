@@ -4,14 +4,16 @@
 
 use fastchat_wire::{ConversationId, DeviceId};
 
-use super::{append, device_of, direct, entry, person, seqs, talk};
-use crate::{Appended, CreateDirect, CursorMove, ReplaceDevice, Replacement, Store, StoreError};
+use super::{append, direct, direct_of, entry, person, seqs, talk};
+use crate::{Appended, CreateDirect, CursorMove, DeviceAdded, Store, StoreError};
 
 pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
     a_pair_has_one(store).await?;
     the_welcomes_are_those_of_the_peers_devices(store).await?;
     a_joining_stays_until_it_is_taken(store).await?;
-    a_gone_device_closes_its_conversations(store).await
+    changed_devices_close_direct_conversations(store).await?;
+    one_talks_with_oneself(store).await?;
+    leaves_are_what_is_known_of_their_devices(store).await
 }
 
 async fn a_pair_has_one<S: Store>(store: &S) -> Result<(), StoreError> {
@@ -93,25 +95,70 @@ async fn a_joining_stays_until_it_is_taken<S: Store>(store: &S) -> Result<(), St
     Ok(())
 }
 
-async fn a_gone_device_closes_its_conversations<S: Store>(store: &S) -> Result<(), StoreError> {
-    let (one, two) = (person(store, "c.stays").await?, person(store, "c.goes").await?);
+async fn changed_devices_close_direct_conversations<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "c.stays").await?, person(store, "c.changes").await?);
     let conversation = talk(store, &one, &two).await?;
     let sent = entry("before");
     store.append(append(conversation, &one, vec![sent.clone()], 1)).await?;
-    let device = DeviceId::generate();
-    let login = ReplaceDevice { account: two.name.clone(), device: device_of(device), identity: None, now_ms: 2 };
-    let Replacement::Done(removed) = store.replace_device(login).await? else { unreachable!("the login must work") };
-    let left: Vec<_> = removed.into_iter().flat_map(|removed| removed.left).collect();
-    assert_eq!(left, [conversation]);
+    let added = store.add_device(super::login(&two.name, DeviceId::generate())).await?;
+    let DeviceAdded::Done(change) = added else { unreachable!("{added:?}") };
+    assert_eq!((change.closed, change.removed), (vec![conversation], Vec::new()));
     let resent = store.append(append(conversation, &one, vec![sent], 1)).await?;
     assert_eq!(seqs(&resent), [1], "what was accepted stays accepted");
     let after = store.append(append(conversation, &one, vec![entry("after")], 1)).await?;
     assert_eq!(after, Appended::Closed { by: None });
-    let two = super::Person { name: two.name, device };
+    let read = super::payloads(store, conversation, &two, 0).await?;
+    assert_eq!(read, [(1, "before".into())], "what was there before is still delivered");
     let exists = CreateDirect::Exists { conversation, member: false };
     assert_eq!(store.create_direct(direct(&two, &one)).await?, exists);
     assert_eq!(store.create_direct(direct(&one, &two)).await?, exists);
-    let replacing = crate::NewDirect { replaces: Some(conversation), ..direct(&one, &two) };
-    assert!(matches!(store.create_direct(replacing).await?, CreateDirect::Created { .. }));
+    let without_the_new = crate::NewDirect { replaces: Some(conversation), ..direct(&one, &two) };
+    assert_eq!(store.create_direct(without_the_new).await?, CreateDirect::OtherDevices);
+    let third = super::log_in(store, &one).await?;
+    let devices = store.devices(two.name.clone()).await?;
+    let new = devices.iter().map(|record| record.device).find(|device| *device != two.device);
+    let new = super::Person { name: two.name.clone(), device: new.unwrap_or(two.device) };
+    let replacing = crate::NewDirect { replaces: Some(conversation), ..direct_of(&one, &two, &[&two, &new, &third]) };
+    let made = store.create_direct(replacing).await?;
+    let CreateDirect::Created { joinings, .. } = made else { unreachable!("{made:?}") };
+    assert_eq!(joinings.len(), 3, "all other devices of both");
+    Ok(())
+}
+
+async fn one_talks_with_oneself<S: Store>(store: &S) -> Result<(), StoreError> {
+    let one = person(store, "c.self").await?;
+    let other = super::log_in(store, &one).await?;
+    let own = direct_of(&one, &one, &[&other]);
+    let id = own.conversation;
+    let made = store.create_direct(own).await?;
+    let CreateDirect::Created { membership, joinings, .. } = made else { unreachable!("{made:?}") };
+    assert_eq!((membership.accounts, membership.others.len(), joinings.len()), (1, 0, 1));
+    assert_eq!(seqs(&store.append(append(id, &one, vec![entry("read")], 1)).await?), [1]);
+    assert_eq!(super::payloads(store, id, &other, 0).await?, [(1, "read".into())]);
+    let racing = store.create_direct(direct_of(&other, &one, &[&one])).await?;
+    assert_eq!(racing, CreateDirect::Exists { conversation: id, member: true });
+    super::log_in(store, &one).await?;
+    let late = store.append(append(id, &one, vec![entry("read")], 1)).await?;
+    assert_eq!(late, Appended::Closed { by: None });
+    Ok(())
+}
+
+async fn leaves_are_what_is_known_of_their_devices<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "c.leaf").await?, person(store, "c.leaves").await?);
+    let alter: [fn(&mut crate::NewLeaf); 4] = [
+        |leaf| leaf.certificate = "another".into(),
+        |leaf| leaf.signature_key = bytes::Bytes::from_static(&[8; 32]),
+        |leaf| leaf.identity_key = "another".into(),
+        |leaf| leaf.account = super::name("c.one"),
+    ];
+    for (at, alter) in alter.into_iter().enumerate() {
+        let mut wrong = direct(&one, &two);
+        wrong.leaves.last_mut().map(alter);
+        assert_eq!(store.create_direct(wrong).await?, CreateDirect::OtherLeaf(two.device), "alteration {at}");
+    }
+    let mut fewer = direct(&one, &two);
+    fewer.leaves.pop();
+    assert!(matches!(store.create_direct(fewer).await?, CreateDirect::OtherLeaf(_)));
+    assert!(matches!(store.create_direct(direct(&one, &two)).await?, CreateDirect::Created { .. }));
     Ok(())
 }

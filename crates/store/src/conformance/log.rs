@@ -68,7 +68,7 @@ async fn refusals_leave_nothing_behind<S: Store>(store: &S) -> Result<(), StoreE
     assert_eq!(refused, Appended::StaleEpoch { current: 1 });
     let commit = NewEntry { kind: Kind::Commit, ..entry("commit") };
     let refused = store.append(append(conversation, &one, vec![commit], 1)).await?;
-    assert_eq!(refused, Appended::CommitRefused);
+    assert_eq!(refused, Appended::HandshakeRefused);
     let refused = store.append(append(conversation, &stranger, vec![entry("x")], 1)).await?;
     assert!(matches!(refused, Appended::NotFound | Appended::NotAMember));
     let refused = store.append(append(ConversationId::generate(), &one, vec![entry("x")], 1)).await?;

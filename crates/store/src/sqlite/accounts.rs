@@ -7,7 +7,10 @@ use fastchat_wire::AccountName;
 use rusqlite::{Connection, Result, params};
 
 use super::{SqliteStore, columns, devices, invites};
-use crate::{AccountRecord, Accounts, CreateAccount, InviteHash, Kdf, NewAccount, NewDevice, Outcome};
+use crate::{
+    AccountRecord, Accounts, ChangePassword, CreateAccount, DeviceChange, InviteHash, Kdf, NewAccount, NewDevice,
+    Outcome, RotateIdentity,
+};
 
 impl Accounts for SqliteStore {
     fn create_account(
@@ -45,6 +48,14 @@ impl Accounts for SqliteStore {
         self.read(move |connection| identity_key(connection, &name))
     }
 
+    fn change_password(&self, change: ChangePassword) -> impl Outcome<Option<DeviceChange>> {
+        self.write(move |connection| change_password(connection, change))
+    }
+
+    fn rotate_identity(&self, rotation: RotateIdentity) -> impl Outcome<Option<DeviceChange>> {
+        self.write(move |connection| rotate(connection, rotation))
+    }
+
     fn server_secret(&self, name: &'static str, fresh: [u8; 32]) -> impl Outcome<[u8; 32]> {
         self.write(move |connection| {
             columns::execute(connection, "INSERT OR IGNORE INTO secret VALUES (?1, ?2)", params![name, fresh])?;
@@ -56,6 +67,41 @@ impl Accounts for SqliteStore {
 pub(super) fn identity_key(connection: &Connection, name: &AccountName) -> Result<Option<Bytes>> {
     let sql = "SELECT identity_key FROM account WHERE name = ?1";
     columns::first(connection, sql, [name.as_str()], |row| columns::bytes(row, 0))
+}
+
+fn change_password(connection: &Connection, change: ChangePassword) -> Result<Option<DeviceChange>> {
+    let ended = match change.only_device {
+        Some(device) => match devices::keep_only(connection, change.account.clone(), device)? {
+            Some(ended) => ended,
+            None => return Ok(None),
+        },
+        None => DeviceChange { account: change.account.clone(), removed: Vec::new(), closed: Vec::new() },
+    };
+    let sql = "UPDATE account SET kdf_salt = ?2, kdf_memory_kib = ?3, kdf_iterations = ?4, kdf_parallelism = ?5,
+               auth_hash = ?6, identity_backup = ?7 WHERE name = ?1";
+    let ChangePassword { account, kdf, auth_hash, identity_backup, .. } = &change;
+    let values = params![
+        account.as_str(),
+        &kdf.salt[..],
+        kdf.memory_kib,
+        kdf.iterations,
+        kdf.parallelism,
+        auth_hash,
+        &identity_backup[..],
+    ];
+    Ok((columns::execute(connection, sql, values)? > 0).then_some(ended))
+}
+
+fn rotate(connection: &Connection, rotation: RotateIdentity) -> Result<Option<DeviceChange>> {
+    let RotateIdentity { account, identity_key, identity_backup, device, certificate } = rotation;
+    let Some(change) = devices::keep_only(connection, account.clone(), device)? else { return Ok(None) };
+    let sql = "UPDATE account SET identity_key = ?2, identity_backup = ?3 WHERE name = ?1";
+    columns::execute(connection, sql, params![account.as_str(), &identity_key[..], &identity_backup[..]])?;
+    let sql = "UPDATE device SET certificate = ?2 WHERE id = ?1";
+    columns::execute(connection, sql, params![device.as_bytes(), &certificate[..]])?;
+    // They were made under the old identity.
+    columns::execute(connection, "DELETE FROM key_package WHERE device = ?1", [device.as_bytes()])?;
+    Ok(Some(change))
 }
 
 fn create(
@@ -95,6 +141,6 @@ fn create(
             now_ms,
         ],
     )?;
-    devices::insert(connection, &account.name, device)?;
+    devices::insert(connection, &account.name, device, now_ms)?;
     Ok(CreateAccount::Created)
 }

@@ -10,7 +10,7 @@ use rusqlite::{
 };
 use uuid::Uuid;
 
-use crate::Kind;
+use crate::{ConversationKind, Kind};
 
 pub(super) fn conversation(row: &Row<'_>, column: usize) -> Result<ConversationId> {
     Ok(ConversationId(Uuid::from_bytes(row.get(column)?)))
@@ -41,6 +41,7 @@ pub(super) fn kind(row: &Row<'_>, column: usize) -> Result<Kind> {
     match row.get::<_, i64>(column)? {
         1 => Ok(Kind::Application),
         2 => Ok(Kind::Commit),
+        3 => Ok(Kind::Proposal),
         other => {
             let error = FromSqlError::OutOfRange(other);
             Err(rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))
@@ -52,6 +53,23 @@ pub(super) fn kind_number(kind: Kind) -> i64 {
     match kind {
         Kind::Application => 1,
         Kind::Commit => 2,
+        Kind::Proposal => 3,
+    }
+}
+
+/// The conversation's kind as its column has it.
+pub(super) const DIRECT: i64 = 1;
+/// See [`DIRECT`].
+pub(super) const GROUP: i64 = 2;
+
+pub(super) fn conversation_kind(row: &Row<'_>, column: usize) -> Result<ConversationKind> {
+    match row.get::<_, i64>(column)? {
+        DIRECT => Ok(ConversationKind::Direct),
+        GROUP => Ok(ConversationKind::Group),
+        other => {
+            let error = FromSqlError::OutOfRange(other);
+            Err(rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))
+        }
     }
 }
 

@@ -4,18 +4,28 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
-use fastchat_wire::{ConversationId, DeviceId};
+use fastchat_wire::{AccountName, ConversationId, DeviceId};
 use rusqlite::{Connection, Result, Row, params};
 
-use super::{SqliteStore, accounts, blocks, columns, devices};
-use crate::{
-    Conversations, CreateDirect, DeviceState, Joining, Membership, NewDirect, NewWelcome, OtherDevice, Outcome,
+use super::{
+    SqliteStore, accounts, blocks, columns, devices, handshakes,
+    joinings::{self, Joiners},
 };
+use crate::{
+    Conversations, CreateDirect, CreateGroup, DeviceState, Membership, NewDirect, NewGroup, OtherDevice, Outcome,
+    TELLING_ACCOUNTS,
+};
+
+/// Groups that a device learns of at once that it is no member of.
+const UNJOINED: u32 = 1_000;
 
 impl Conversations for SqliteStore {
     fn create_direct(&self, direct: NewDirect) -> impl Outcome<CreateDirect> {
         self.write(move |connection| create(connection, &direct))
+    }
+
+    fn create_group(&self, group: NewGroup) -> impl Outcome<CreateGroup> {
+        self.write(move |connection| create_group(connection, &group))
     }
 
     fn device_state(&self, device: DeviceId, joinings: u32) -> impl Outcome<Option<DeviceState>> {
@@ -26,8 +36,12 @@ impl Conversations for SqliteStore {
     }
 }
 
+// ------------------------------------------------------------ direct
+
 fn create(connection: &Connection, direct: &NewDirect) -> Result<CreateDirect> {
-    let Some(_) = accounts::identity_key(connection, &direct.peer)? else { return Ok(CreateDirect::NoPeer) };
+    if accounts::identity_key(connection, &direct.peer)?.is_none() {
+        return Ok(CreateDirect::NoPeer);
+    }
     if devices::owner(connection, direct.device)?.as_ref() != Some(&direct.creator) {
         return Ok(CreateDirect::NoDevice);
     }
@@ -39,7 +53,8 @@ fn create(connection: &Connection, direct: &NewDirect) -> Result<CreateDirect> {
         return Ok(answer);
     }
     let sql = "SELECT c.id, c.abandoned = 0 AND EXISTS (SELECT 1 FROM member m WHERE m.conversation = c.id
-               AND m.device = ?3) FROM conversation c WHERE c.low = ?1 AND c.high = ?2 AND c.closed_by IS NULL";
+               AND m.device = ?3) FROM conversation c
+               WHERE c.kind = 1 AND c.low = ?1 AND c.high = ?2 AND c.closed_by IS NULL";
     let open = columns::first(connection, sql, params![low, high, direct.device.as_bytes()], |row| {
         Ok((columns::conversation(row, 0)?, row.get::<_, bool>(1)?))
     })?;
@@ -49,10 +64,8 @@ fn create(connection: &Connection, direct: &NewDirect) -> Result<CreateDirect> {
         }
         _ => {}
     }
-    let expected: BTreeSet<DeviceId> = devices::of_account(connection, &direct.peer)?.into_iter().collect();
-    let given: BTreeSet<DeviceId> = direct.welcomes.iter().map(|welcome| welcome.device).collect();
-    if expected.is_empty() || expected != given || given.len() != direct.welcomes.len() {
-        return Ok(CreateDirect::OtherDevices);
+    if let Some(refusal) = other_devices(connection, direct)? {
+        return Ok(refusal);
     }
     insert(connection, direct, open.map(|(conversation, _)| conversation))
 }
@@ -64,11 +77,36 @@ fn pair(direct: &NewDirect) -> (&str, &str) {
 
 /// The answer when a conversation of this id is there: the same call again, or somebody else's id.
 fn same_id(connection: &Connection, direct: &NewDirect, low: &str, high: &str) -> Result<Option<CreateDirect>> {
-    let sql = "SELECT creator_device = ?2 AND low = ?3 AND high = ?4 AND closed_by IS NULL AND abandoned = 0
-               FROM conversation WHERE id = ?1";
+    let sql = "SELECT kind = 1 AND creator_device = ?2 AND low = ?3 AND high = ?4 AND closed_by IS NULL
+               AND abandoned = 0 FROM conversation WHERE id = ?1";
     let values = params![direct.conversation.as_bytes(), direct.device.as_bytes(), low, high];
     let same = columns::first(connection, sql, values, |row| row.get::<_, bool>(0))?;
     Ok(same.map(|same| if same { CreateDirect::Repeated } else { CreateDirect::Conflict }))
+}
+
+/// Welcomes and leaves must be those of the devices that there are.
+fn other_devices(connection: &Connection, direct: &NewDirect) -> Result<Option<CreateDirect>> {
+    let of_peer = devices::of_account(connection, &direct.peer)?;
+    if of_peer.is_empty() {
+        return Ok(Some(CreateDirect::OtherDevices));
+    }
+    let mut all: BTreeSet<DeviceId> = devices::of_account(connection, &direct.creator)?.into_iter().collect();
+    all.extend(of_peer);
+    let mut given: BTreeSet<DeviceId> = direct.welcomes.iter().map(|welcome| welcome.device).collect();
+    let is_new = given.len() == direct.welcomes.len() && given.insert(direct.device);
+    if !is_new || given != all {
+        return Ok(Some(CreateDirect::OtherDevices));
+    }
+    let leaves: BTreeSet<DeviceId> = direct.leaves.iter().map(|leaf| leaf.device).collect();
+    if leaves != all || leaves.len() != direct.leaves.len() {
+        return Ok(Some(CreateDirect::OtherLeaf(direct.device)));
+    }
+    for leaf in &direct.leaves {
+        if !devices::is_leaf(connection, leaf)? {
+            return Ok(Some(CreateDirect::OtherLeaf(leaf.device)));
+        }
+    }
+    Ok(None)
 }
 
 fn insert(connection: &Connection, direct: &NewDirect, closed: Option<ConversationId>) -> Result<CreateDirect> {
@@ -76,123 +114,154 @@ fn insert(connection: &Connection, direct: &NewDirect, closed: Option<Conversati
     if let Some(closed) = closed {
         let sql = "UPDATE conversation SET closed_by = ?2 WHERE id = ?1";
         columns::execute(connection, sql, [closed.as_bytes(), id])?;
+        handshakes::forget_state(connection, closed)?;
     }
     let (low, high) = pair(direct);
-    let sql = "INSERT INTO conversation (id, low, high, creator_device, epoch, created_ms)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let values = params![id, low, high, direct.device.as_bytes(), direct.epoch, direct.now_ms];
+    let sql = "INSERT INTO conversation (id, kind, low, high, creator_device, epoch, created_ms)
+               VALUES (?1, ?7, ?2, ?3, ?4, ?5, ?6)";
+    let values = params![id, low, high, direct.device.as_bytes(), direct.epoch, direct.now_ms, columns::DIRECT];
     columns::execute(connection, sql, values)?;
-    let identity_key = accounts::identity_key(connection, &direct.creator)?.unwrap_or_default();
-    insert_member(connection, direct, direct.device, direct.creator.as_str())?;
-    for welcome in &direct.welcomes {
-        insert_member(connection, direct, welcome.device, direct.peer.as_str())?;
-        insert_joining(connection, direct, welcome, &identity_key, closed)?;
+    handshakes::save_state(connection, direct.conversation, &direct.state, &direct.group_info)?;
+    for leaf in &direct.leaves {
+        insert_member(connection, direct.conversation, leaf.device, &leaf.account, 0, 0)?;
     }
-    let mut joinings = Vec::with_capacity(direct.welcomes.len());
-    for welcome in &direct.welcomes {
-        joinings.push((
-            welcome.device,
-            Joining {
-                creator: direct.creator.clone(),
-                creator_identity_key: identity_key.clone(),
-                welcome: welcome.welcome.clone(),
-                friend_key: welcome.friend_key.clone(),
-                start_seq: 0,
-                replaces: closed,
-                time_ms: direct.now_ms,
-                membership: fresh_membership(connection, direct.conversation, welcome.device)?,
-            },
-        ));
+    let joinings = joinings::insert(
+        connection,
+        &Joiners {
+            conversation: direct.conversation,
+            group: false,
+            creator: &direct.creator,
+            welcomes: &direct.welcomes,
+            epoch: direct.epoch,
+            ratchet_tree: &direct.ratchet_tree,
+            start_seq: 0,
+            replaces: closed,
+            now_ms: direct.now_ms,
+        },
+    )?;
+    match membership_of(connection, direct.conversation, direct.device)? {
+        Some(membership) => Ok(CreateDirect::Created { joinings, membership, closed }),
+        None => Ok(CreateDirect::NoDevice),
     }
-    let membership = fresh_membership(connection, direct.conversation, direct.device)?;
-    Ok(CreateDirect::Created { joinings, membership, closed })
 }
 
-fn insert_member(connection: &Connection, direct: &NewDirect, device: DeviceId, account: &str) -> Result<()> {
-    let sql = "INSERT INTO member (conversation, device, account, cursor) VALUES (?1, ?2, ?3, 0)";
-    columns::execute(connection, sql, params![direct.conversation.as_bytes(), device.as_bytes(), account]).map(drop)
-}
-
-fn insert_joining(
+/// A member from now on, also one that was removed before: it has `cursor` and gets what comes after `starts_after`.
+pub(super) fn insert_member(
     connection: &Connection,
-    direct: &NewDirect,
-    welcome: &NewWelcome,
-    identity_key: &Bytes,
-    replaces: Option<ConversationId>,
+    conversation: ConversationId,
+    device: DeviceId,
+    account: &AccountName,
+    cursor: u64,
+    starts_after: u64,
 ) -> Result<()> {
-    let sql = "INSERT INTO joining VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8)";
-    let values = params![
-        welcome.device.as_bytes(),
-        direct.conversation.as_bytes(),
-        direct.creator.as_str(),
-        &identity_key[..],
-        &welcome.welcome[..],
-        &welcome.friend_key[..],
-        replaces.as_ref().map(ConversationId::as_bytes),
-        direct.now_ms,
-    ];
+    let sql = "INSERT INTO member (conversation, device, account, cursor, starts_after) VALUES (?1, ?2, ?3, ?4, ?5)
+               ON CONFLICT (conversation, device) DO UPDATE SET account = excluded.account, cursor = excluded.cursor,
+               starts_after = excluded.starts_after, ends_at = NULL";
+    let values = params![conversation.as_bytes(), device.as_bytes(), account.as_str(), cursor, starts_after];
     columns::execute(connection, sql, values).map(drop)
 }
 
-fn fresh_membership(connection: &Connection, conversation: ConversationId, device: DeviceId) -> Result<Membership> {
-    let others = others(connection, conversation, device)?;
-    Ok(Membership { conversation, cursor: 0, head: 0, closed: false, closed_by: None, others })
+// ------------------------------------------------------------ groups
+
+fn create_group(connection: &Connection, group: &NewGroup) -> Result<CreateGroup> {
+    let (id, creator) = (group.conversation.as_bytes(), &group.creator);
+    let sql = "SELECT kind = ?3 AND creator_device = ?2 FROM conversation WHERE id = ?1";
+    let values = params![id, creator.device.as_bytes(), columns::GROUP];
+    if let Some(same) = columns::first(connection, sql, values, |row| row.get(0))? {
+        return Ok(if same { CreateGroup::Repeated } else { CreateGroup::Conflict });
+    }
+    if !devices::is_leaf(connection, creator)? {
+        return Ok(CreateGroup::OtherLeaf);
+    }
+    let sql = "INSERT INTO conversation (id, kind, low, high, creator_device, epoch, created_ms)
+               VALUES (?1, ?2, '', '', ?3, 0, ?4)";
+    let values = params![id, columns::GROUP, creator.device.as_bytes(), group.now_ms];
+    columns::execute(connection, sql, values)?;
+    handshakes::save_state(connection, group.conversation, &group.state, &group.group_info)?;
+    columns::execute(connection, "INSERT INTO roster VALUES (?1, ?2)", params![id, creator.account.as_str()])?;
+    insert_member(connection, group.conversation, creator.device, &creator.account, 0, 0)?;
+    let membership = membership_of(connection, group.conversation, creator.device)?;
+    Ok(membership.map_or(CreateGroup::OtherLeaf, CreateGroup::Created))
 }
+
+// ------------------------------------------------------------ what a session begins with
 
 fn state(connection: &Connection, device: DeviceId, limit: u32) -> Result<Option<DeviceState>> {
-    if devices::owner(connection, device)?.is_none() {
-        return Ok(None);
-    }
-    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by FROM member m
-               JOIN conversation c ON c.id = m.conversation WHERE m.device = ?1
+    let Some(account) = devices::owner(connection, device)? else { return Ok(None) };
+    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by, m.ends_at, c.kind, c.low = c.high
+               FROM member m JOIN conversation c ON c.id = m.conversation WHERE m.device = ?1
                AND NOT EXISTS (SELECT 1 FROM joining j WHERE j.device = ?1 AND j.conversation = m.conversation)
                ORDER BY c.id";
-    let mut memberships = columns::all(connection, sql, [device.as_bytes()], |row| membership(row, 0))?;
+    let mut memberships = columns::all(connection, sql, [device.as_bytes()], |row| membership(row))?;
     for membership in &mut memberships {
-        membership.others = others(connection, membership.conversation, device)?;
+        complete(connection, membership, &account)?;
     }
-    let sql = "SELECT j.creator, j.creator_identity_key, j.welcome, j.friend_key, j.start_seq, j.replaces, j.time_ms,
-               c.id, m.cursor, c.head, c.abandoned, c.closed_by FROM joining j
-               JOIN conversation c ON c.id = j.conversation
-               JOIN member m ON m.conversation = j.conversation AND m.device = j.device
-               WHERE j.device = ?1 ORDER BY j.time_ms, c.id LIMIT ?2";
-    let read = |row: &Row<'_>| {
-        Ok(Joining {
-            creator: columns::account(row, 0)?,
-            creator_identity_key: columns::bytes(row, 1)?,
-            welcome: columns::bytes(row, 2)?,
-            friend_key: columns::bytes(row, 3)?,
-            start_seq: row.get(4)?,
-            replaces: columns::optional_conversation(row, 5)?,
-            time_ms: row.get(6)?,
-            membership: membership(row, 7)?,
-        })
+    let (joinings, more_joinings) = joinings::of_device(connection, device, limit)?;
+    let sql = "SELECT c.id FROM roster r JOIN conversation c ON c.id = r.conversation
+               WHERE r.account = ?1 AND c.abandoned = 0 AND NOT EXISTS (SELECT 1 FROM member m
+               WHERE m.conversation = r.conversation AND m.device = ?2 AND m.ends_at IS NULL)
+               ORDER BY c.id LIMIT ?3";
+    let values = params![account.as_str(), device.as_bytes(), UNJOINED];
+    let unjoined = columns::all(connection, sql, values, |row| columns::conversation(row, 0))?;
+    Ok(Some(DeviceState { memberships, joinings, more_joinings, unjoined }))
+}
+
+/// A device's place in a conversation.
+pub(super) fn membership_of(
+    connection: &Connection,
+    conversation: ConversationId,
+    device: DeviceId,
+) -> Result<Option<Membership>> {
+    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by, m.ends_at, c.kind, c.low = c.high, m.account
+               FROM member m JOIN conversation c ON c.id = m.conversation
+               WHERE m.conversation = ?1 AND m.device = ?2";
+    let found = columns::first(connection, sql, [conversation.as_bytes(), device.as_bytes()], |row| {
+        Ok((membership(row)?, columns::account(row, 8)?))
+    })?;
+    let Some((mut membership, account)) = found else { return Ok(None) };
+    complete(connection, &mut membership, &account)?;
+    Ok(Some(membership))
+}
+
+/// From the columns id, cursor, head, abandoned, closed_by, ends_at, kind, low = high. `accounts` is 0 for a group.
+fn membership(row: &Row<'_>) -> Result<Membership> {
+    let closed_by = columns::optional_conversation(row, 4)?;
+    let ends_at: Option<u64> = row.get(5)?;
+    let accounts = match columns::conversation_kind(row, 6)? {
+        crate::ConversationKind::Direct => 2 - u32::from(row.get::<_, bool>(7)?),
+        crate::ConversationKind::Group => 0,
     };
-    let mut joinings = columns::all(connection, sql, params![device.as_bytes(), u64::from(limit) + 1], read)?;
-    let more_joinings = joinings.len() > limit as usize;
-    joinings.truncate(limit as usize);
-    for joining in &mut joinings {
-        joining.membership.others = others(connection, joining.membership.conversation, device)?;
-    }
-    Ok(Some(DeviceState { memberships, joinings, more_joinings }))
-}
-
-/// From the columns id, cursor, head, abandoned, closed_by, the first of which is `at`.
-fn membership(row: &Row<'_>, at: usize) -> Result<Membership> {
-    let closed_by = columns::optional_conversation(row, at + 4)?;
     Ok(Membership {
-        conversation: columns::conversation(row, at)?,
-        cursor: row.get(at + 1)?,
-        head: row.get(at + 2)?,
-        closed: row.get::<_, bool>(at + 3)? || closed_by.is_some(),
+        conversation: columns::conversation(row, 0)?,
+        cursor: row.get(1)?,
+        head: row.get(2)?,
+        closed: row.get::<_, bool>(3)? || closed_by.is_some() || ends_at.is_some(),
         closed_by,
+        ends_at,
         others: Vec::new(),
+        accounts,
     })
 }
 
-fn others(connection: &Connection, conversation: ConversationId, device: DeviceId) -> Result<Vec<OtherDevice>> {
-    let sql = "SELECT account, device, cursor FROM member WHERE conversation = ?1 AND device <> ?2 ORDER BY device";
-    columns::all(connection, sql, [conversation.as_bytes(), device.as_bytes()], |row| {
+/// Counts a group's accounts, and adds the others' devices where these are told.
+fn complete(connection: &Connection, membership: &mut Membership, own: &AccountName) -> Result<()> {
+    if membership.accounts == 0 {
+        membership.accounts = account_count(connection, membership.conversation)?;
+    }
+    if membership.accounts > TELLING_ACCOUNTS || membership.ends_at.is_some() {
+        return Ok(());
+    }
+    let sql = "SELECT account, device, cursor FROM member
+               WHERE conversation = ?1 AND account <> ?2 AND ends_at IS NULL ORDER BY device";
+    let values = params![membership.conversation.as_bytes(), own.as_str()];
+    membership.others = columns::all(connection, sql, values, |row| {
         Ok(OtherDevice { account: columns::account(row, 0)?, device: columns::device(row, 1)?, cursor: row.get(2)? })
-    })
+    })?;
+    Ok(())
+}
+
+/// How many accounts are in a group.
+pub(super) fn account_count(connection: &Connection, conversation: ConversationId) -> Result<u32> {
+    let sql = "SELECT count(*) FROM roster WHERE conversation = ?1";
+    Ok(columns::first(connection, sql, [conversation.as_bytes()], |row| row.get(0))?.unwrap_or(0))
 }

@@ -1,22 +1,55 @@
 //! Devices and session tokens in SQLite.
 //!
-//! **Invariant**: with a device goes everything that was its own: tokens, key packages, cursors, joinings.
+//! **Invariant**: with a device goes everything that was its own: tokens, key packages, cursors, joinings; and with
+//! every change of an account's devices its direct conversations close.
 
-use fastchat_wire::{AccountName, DeviceId};
+use fastchat_wire::{AccountName, ConversationId, DeviceId};
 use rusqlite::{Connection, Result, params};
 
-use super::{SqliteStore, columns};
-use crate::{DeviceSession, Devices, NewDevice, Outcome, RemovedDevice, ReplaceDevice, Replacement, TokenHash};
+use super::{SqliteStore, columns, links};
+use crate::{
+    AddDevice, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, Devices, NewDevice, NewLeaf, Outcome, TokenHash,
+};
 
 impl Devices for SqliteStore {
-    fn replace_device(&self, login: ReplaceDevice) -> impl Outcome<Replacement> {
-        self.write(move |connection| replace(connection, &login))
+    fn add_device(&self, login: AddDevice) -> impl Outcome<DeviceAdded> {
+        self.write(move |connection| add(connection, &login))
+    }
+
+    fn devices(&self, account: AccountName) -> impl Outcome<Vec<DeviceRecord>> {
+        self.read(move |connection| {
+            let sql = "SELECT id, name, certificate, added_ms, seen_ms FROM device WHERE account = ?1
+                       ORDER BY added_ms, id";
+            columns::all(connection, sql, [account.as_str()], |row| {
+                Ok(DeviceRecord {
+                    device: columns::device(row, 0)?,
+                    name: row.get(1)?,
+                    certificate: columns::bytes(row, 2)?,
+                    added_ms: row.get(3)?,
+                    seen_ms: row.get(4)?,
+                })
+            })
+        })
+    }
+
+    fn rename_device(&self, account: AccountName, device: DeviceId, name: String) -> impl Outcome<bool> {
+        self.write(move |connection| {
+            let sql = "UPDATE device SET name = ?3 WHERE id = ?2 AND account = ?1";
+            Ok(columns::execute(connection, sql, params![account.as_str(), device.as_bytes(), name])? > 0)
+        })
+    }
+
+    fn note_seen(&self, device: DeviceId, seen_ms: u64) -> impl Outcome<()> {
+        self.write(move |connection| {
+            let sql = "UPDATE device SET seen_ms = ?2 WHERE id = ?1 AND seen_ms < ?2";
+            columns::execute(connection, sql, params![device.as_bytes(), seen_ms]).map(drop)
+        })
     }
 
     fn device_by_token(&self, token: TokenHash, now_ms: u64) -> impl Outcome<Option<DeviceSession>> {
         self.read(move |connection| {
             let sql = "SELECT d.account, d.id, d.signature_key, t.expires_ms,
-                       (SELECT count(*) FROM key_package k WHERE k.device = d.id AND k.last_resort = 0)
+                       (SELECT count(*) FROM key_package k WHERE k.device = d.id AND k.last_resort = 0), d.seen_ms
                        FROM token t JOIN device d ON d.id = t.device WHERE t.hash = ?1 AND t.expires_ms > ?2";
             columns::first(connection, sql, params![token.0, now_ms], |row| {
                 Ok(DeviceSession {
@@ -25,6 +58,7 @@ impl Devices for SqliteStore {
                     signature_key: row.get(2)?,
                     token_expires_ms: row.get(3)?,
                     key_packages: row.get(4)?,
+                    seen_ms: row.get(5)?,
                 })
             })
         })
@@ -42,10 +76,12 @@ impl Devices for SqliteStore {
         })
     }
 
-    fn remove_device(&self, device: DeviceId) -> impl Outcome<Option<RemovedDevice>> {
-        self.write(move |connection| match owner(connection, device)? {
-            Some(_) => remove(connection, device).map(Some),
-            None => Ok(None),
+    fn remove_device(&self, account: AccountName, device: DeviceId) -> impl Outcome<Option<DeviceChange>> {
+        self.write(move |connection| {
+            if owner(connection, device)?.as_ref() != Some(&account) {
+                return Ok(None);
+            }
+            remove(connection, account, vec![device]).map(Some)
         })
     }
 }
@@ -62,10 +98,26 @@ pub(super) fn of_account(connection: &Connection, account: &AccountName) -> Resu
     columns::all(connection, sql, [account.as_str()], |row| columns::device(row, 0))
 }
 
-pub(super) fn insert(connection: &Connection, account: &AccountName, device: &NewDevice) -> Result<()> {
-    let sql = "INSERT INTO device VALUES (?1, ?2, ?3, ?4, ?5)";
+/// Whether a leaf is what we know of its device.
+pub(super) fn is_leaf(connection: &Connection, leaf: &NewLeaf) -> Result<bool> {
+    let sql = "SELECT 1 FROM device d JOIN account a ON a.name = d.account
+               WHERE d.id = ?1 AND d.account = ?2 AND d.signature_key = ?3 AND a.identity_key = ?4
+               AND d.certificate = ?5";
+    let values = params![
+        leaf.device.as_bytes(),
+        leaf.account.as_str(),
+        &leaf.signature_key[..],
+        &leaf.identity_key[..],
+        &leaf.certificate[..],
+    ];
+    Ok(columns::first(connection, sql, values, |_| Ok(()))?.is_some())
+}
+
+pub(super) fn insert(connection: &Connection, account: &AccountName, device: &NewDevice, now_ms: u64) -> Result<()> {
+    let sql = "INSERT INTO device (id, account, signature_key, certificate, name, added_ms)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let id = device.device.as_bytes();
-    let values = params![id, account.as_str(), device.signature_key, &device.certificate[..], device.name];
+    let values = params![id, account.as_str(), device.signature_key, &device.certificate[..], device.name, now_ms];
     columns::execute(connection, sql, values)?;
     insert_token(connection, device.device, device.token, device.token_expires_ms)
 }
@@ -75,30 +127,55 @@ fn insert_token(connection: &Connection, device: DeviceId, token: TokenHash, exp
     columns::execute(connection, sql, params![token.0, device.as_bytes(), expires_ms]).map(drop)
 }
 
-fn replace(connection: &Connection, login: &ReplaceDevice) -> Result<Replacement> {
+fn add(connection: &Connection, login: &AddDevice) -> Result<DeviceAdded> {
     let account = login.account.as_str();
-    match owner(connection, login.device.device)? {
-        Some(owner) if owner != login.account => return Ok(Replacement::DeviceTaken),
-        _ => {}
-    }
+    let again = match owner(connection, login.device.device)? {
+        Some(owner) if owner != login.account => return Ok(DeviceAdded::DeviceTaken),
+        again => again.is_some(),
+    };
     if columns::first(connection, "SELECT 1 FROM account WHERE name = ?1", [account], |_| Ok(()))?.is_none() {
-        return Ok(Replacement::NoAccount);
+        return Ok(DeviceAdded::NoAccount);
     }
+    let there = of_account(connection, &login.account)?;
+    if login.identity.is_none() && !again && there.len() >= login.most as usize {
+        return Ok(DeviceAdded::TooMany);
+    }
+    if let Some(grant) = login.grant
+        && !links::use_grant(connection, &login.account, grant, login.now_ms)?
+    {
+        return Ok(DeviceAdded::GrantRefused);
+    }
+    let goes = |device: &DeviceId| login.identity.is_some() || *device == login.device.device;
     if let Some((key, backup)) = &login.identity {
         let sql = "UPDATE account SET identity_key = ?2, identity_backup = ?3 WHERE name = ?1";
         columns::execute(connection, sql, params![account, &key[..], &backup[..]])?;
     }
-    let old = of_account(connection, &login.account)?;
-    let removed = old.into_iter().map(|device| remove(connection, device)).collect::<Result<_>>()?;
-    insert(connection, &login.account, &login.device)?;
-    Ok(Replacement::Done(removed))
+    let change = remove(connection, login.account.clone(), there.into_iter().filter(goes).collect())?;
+    insert(connection, &login.account, &login.device, login.now_ms)?;
+    Ok(DeviceAdded::Done(change))
 }
 
-fn remove(connection: &Connection, device: DeviceId) -> Result<RemovedDevice> {
-    let id = device.as_bytes();
-    let sql = "UPDATE conversation SET abandoned = 1 WHERE closed_by IS NULL AND abandoned = 0
-               AND id IN (SELECT conversation FROM member WHERE device = ?1) RETURNING id";
-    let left = columns::all(connection, sql, [id], |row| columns::conversation(row, 0))?;
-    columns::execute(connection, "DELETE FROM device WHERE id = ?1", [id])?;
-    Ok(RemovedDevice { device, left })
+/// The account's devices but for one go, and its direct conversations close. `None`: that one is not its device.
+pub(super) fn keep_only(
+    connection: &Connection,
+    account: AccountName,
+    device: DeviceId,
+) -> Result<Option<DeviceChange>> {
+    let (kept, others): (Vec<_>, Vec<_>) =
+        of_account(connection, &account)?.into_iter().partition(|known| *known == device);
+    if kept.is_empty() { Ok(None) } else { remove(connection, account, others).map(Some) }
+}
+
+fn remove(connection: &Connection, account: AccountName, removed: Vec<DeviceId>) -> Result<DeviceChange> {
+    let closed = close_directs(connection, &account)?;
+    for device in &removed {
+        columns::execute(connection, "DELETE FROM device WHERE id = ?1", [device.as_bytes()])?;
+    }
+    Ok(DeviceChange { account, removed, closed })
+}
+
+fn close_directs(connection: &Connection, account: &AccountName) -> Result<Vec<ConversationId>> {
+    let sql = "UPDATE conversation SET abandoned = 1 WHERE kind = 1 AND closed_by IS NULL AND abandoned = 0
+               AND (low = ?1 OR high = ?1) RETURNING id";
+    columns::all(connection, sql, [account.as_str()], |row| columns::conversation(row, 0))
 }

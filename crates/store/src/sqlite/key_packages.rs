@@ -7,7 +7,7 @@ use fastchat_wire::{AccountName, DeviceId};
 use rusqlite::{Connection, Result, params};
 
 use super::{SqliteStore, accounts, columns, devices};
-use crate::{Claimed, KeyPackages, Outcome};
+use crate::{Claim, Claimed, KeyPackages, Outcome};
 
 impl KeyPackages for SqliteStore {
     fn publish_key_packages(
@@ -37,33 +37,56 @@ impl KeyPackages for SqliteStore {
         })
     }
 
-    fn claim_key_packages(&self, account: AccountName) -> impl Outcome<Option<Claimed>> {
-        self.write(move |connection| {
-            let Some(identity_key) = accounts::identity_key(connection, &account)? else { return Ok(None) };
-            let mut claimed = Claimed { identity_key, packages: Vec::new(), without: 0 };
-            for device in devices::of_account(connection, &account)? {
-                match take(connection, device)? {
-                    Some(package) => claimed.packages.push((device, package)),
-                    None => claimed.without += 1,
-                }
-            }
-            Ok(Some(claimed))
+    fn claim_key_packages(&self, claim: Claim) -> impl Outcome<Option<Claimed>> {
+        self.write(move |connection| claim_all(connection, &claim))
+    }
+
+    fn are_acquainted(&self, one: AccountName, other: AccountName) -> impl Outcome<bool> {
+        self.read(move |connection| {
+            let (low, high) = if one < other { (&one, &other) } else { (&other, &one) };
+            // Also a conversation that was closed: they knew each other.
+            let sql = "SELECT 1 FROM conversation WHERE kind = 1 AND low = ?1 AND high = ?2
+                       UNION ALL SELECT 1 FROM roster a JOIN roster b ON a.conversation = b.conversation
+                       WHERE a.account = ?1 AND b.account = ?2 LIMIT 1";
+            Ok(columns::first(connection, sql, [low.as_str(), high.as_str()], |_| Ok(()))?.is_some())
         })
     }
+}
+
+fn claim_all(connection: &Connection, claim: &Claim) -> Result<Option<Claimed>> {
+    let Some(identity_key) = accounts::identity_key(connection, &claim.account)? else { return Ok(None) };
+    let mut devices = devices::of_account(connection, &claim.account)?;
+    devices.retain(|device| *device != claim.by);
+    let mut offers = Vec::with_capacity(devices.len());
+    for device in devices {
+        offers.push((device, offer(connection, device, claim.reserve)?));
+    }
+    // One-time packages are taken only when there is one for everybody.
+    let without = offers.iter().filter(|(_, offer)| offer.is_none()).count();
+    let mut claimed = Claimed { identity_key, packages: Vec::new(), without };
+    if without == 0 {
+        for (device, offer) in offers {
+            let Some((number, one_time, body)) = offer else { continue };
+            if one_time {
+                columns::execute(connection, "DELETE FROM key_package WHERE number = ?1", [number])?;
+            }
+            claimed.packages.push((device, body));
+        }
+    }
+    Ok(Some(claimed))
+}
+
+/// The package that a device has for the next one who asks: its number, whether it is one-time, and itself.
+fn offer(connection: &Connection, device: DeviceId, reserve: u32) -> Result<Option<(i64, bool, Bytes)>> {
+    let sql = "SELECT number, last_resort, body FROM key_package WHERE device = ?1 AND (last_resort = 1 OR ?2 <
+               (SELECT count(*) FROM key_package WHERE device = ?1 AND last_resort = 0))
+               ORDER BY last_resort, number LIMIT 1";
+    columns::first(connection, sql, params![device.as_bytes(), reserve], |row| {
+        Ok((row.get(0)?, !row.get::<_, bool>(1)?, columns::bytes(row, 2)?))
+    })
 }
 
 fn insert(connection: &Connection, device: DeviceId, last_resort: bool, body: &Bytes) -> Result<()> {
     let sql = "INSERT INTO key_package (device, last_resort, body) VALUES (?1, ?2, ?3)";
     columns::execute(connection, sql, params![device.as_bytes(), last_resort, &body[..]]).map(drop)
-}
-
-fn take(connection: &Connection, device: DeviceId) -> Result<Option<Bytes>> {
-    let sql = "DELETE FROM key_package WHERE number = (SELECT number FROM key_package
-               WHERE device = ?1 AND last_resort = 0 ORDER BY number LIMIT 1) RETURNING body";
-    // All rows, so that the statement runs to its end.
-    if let Some(package) = columns::all(connection, sql, [device.as_bytes()], |row| columns::bytes(row, 0))?.pop() {
-        return Ok(Some(package));
-    }
-    let sql = "SELECT body FROM key_package WHERE device = ?1 AND last_resort = 1";
-    columns::first(connection, sql, [device.as_bytes()], |row| columns::bytes(row, 0))
 }

@@ -36,14 +36,15 @@ struct Target {
     closed_by: Option<ConversationId>,
     other: String,
     is_member: bool,
+    is_direct: bool,
 }
 
 /// What a resend is compared with.
-struct Known {
-    seq: u64,
-    device: DeviceId,
-    time_ms: u64,
-    same: bool,
+pub(super) struct Known {
+    pub(super) seq: u64,
+    pub(super) device: DeviceId,
+    pub(super) time_ms: u64,
+    pub(super) same: bool,
 }
 
 fn run(connection: &Connection, append: &Append) -> Result<Appended> {
@@ -73,9 +74,10 @@ fn run(connection: &Connection, append: &Append) -> Result<Appended> {
 }
 
 fn target(connection: &Connection, append: &Append) -> Result<Option<Target>> {
-    let sql = "SELECT c.epoch, c.abandoned, c.closed_by, iif(c.low = ?3, c.high, c.low), m.device IS NOT NULL
-               FROM conversation c LEFT JOIN member m ON m.conversation = c.id AND m.device = ?2 AND m.account = ?3
-               WHERE c.id = ?1 AND ?3 IN (c.low, c.high)";
+    let sql = "SELECT c.epoch, c.abandoned, c.closed_by, iif(c.low = ?3, c.high, c.low), m.device IS NOT NULL,
+               c.kind = 1 FROM conversation c LEFT JOIN member m ON m.conversation = c.id AND m.device = ?2
+               AND m.account = ?3 AND m.ends_at IS NULL
+               WHERE c.id = ?1 AND (c.kind = 2 OR ?3 IN (c.low, c.high))";
     let values = params![append.conversation.as_bytes(), append.device.as_bytes(), append.account.as_str()];
     columns::first(connection, sql, values, |row| {
         Ok(Target {
@@ -84,11 +86,12 @@ fn target(connection: &Connection, append: &Append) -> Result<Option<Target>> {
             closed_by: columns::optional_conversation(row, 2)?,
             other: row.get(3)?,
             is_member: row.get(4)?,
+            is_direct: row.get(5)?,
         })
     })
 }
 
-fn find(connection: &Connection, conversation: ConversationId, entry: &NewEntry) -> Result<Option<Known>> {
+pub(super) fn find(connection: &Connection, conversation: ConversationId, entry: &NewEntry) -> Result<Option<Known>> {
     let sql = "SELECT seq, device, time_ms, expired OR (epoch = ?3 AND kind = ?4 AND payload = ?5)
                FROM entry WHERE conversation = ?1 AND message_id = ?2";
     let id: MessageId = entry.message_id;
@@ -107,11 +110,12 @@ fn refusal(connection: &Connection, append: &Append, target: &Target, fresh: &[&
     if target.abandoned || target.closed_by.is_some() {
         return Ok(Some(Appended::Closed { by: target.closed_by }));
     }
-    if blocks::is_blocked(connection, &target.other, append.account.as_str())? {
+    // In a group it is its admins who say who may write.
+    if target.is_direct && blocks::is_blocked(connection, &target.other, append.account.as_str())? {
         return Ok(Some(Appended::Refused));
     }
-    if fresh.iter().any(|entry| entry.kind == Kind::Commit) {
-        return Ok(Some(Appended::CommitRefused));
+    if fresh.iter().any(|entry| entry.kind != Kind::Application) {
+        return Ok(Some(Appended::HandshakeRefused));
     }
     if fresh.iter().any(|entry| entry.epoch != target.epoch) {
         return Ok(Some(Appended::StaleEpoch { current: target.epoch }));
@@ -153,7 +157,7 @@ fn insert(connection: &Connection, append: &Append, known: &[Option<Known>]) -> 
     Ok(Appended::Accepted { seqs, time_ms, new })
 }
 
-fn insert_entry(connection: &Connection, conversation: ConversationId, entry: &Entry) -> Result<()> {
+pub(super) fn insert_entry(connection: &Connection, conversation: ConversationId, entry: &Entry) -> Result<()> {
     let sql = "INSERT INTO entry (conversation, seq, message_id, account, device, epoch, kind, payload, time_ms)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     let values = params![
@@ -179,19 +183,21 @@ fn read(
 ) -> Result<Page> {
     // One read transaction: head, expiry and entries belong together.
     let transaction = connection.unchecked_transaction()?;
-    let sql = "SELECT c.head, c.expired_through FROM conversation c JOIN member m ON m.conversation = c.id
+    let sql = "SELECT coalesce(m.ends_at, c.head), c.expired_through, m.starts_after FROM conversation c JOIN member m ON m.conversation = c.id
                WHERE c.id = ?1 AND m.device = ?2";
     let ends = columns::first(&transaction, sql, [conversation.as_bytes(), device.as_bytes()], |row| {
-        Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?))
+        Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?, row.get::<_, u64>(2)?))
     })?;
-    let Some((head, expired)) = ends else { return Ok(Page::default()) };
+    let Some((head, expired, starts_after)) = ends else { return Ok(Page::default()) };
+    // Nobody reads from before his time or after it.
+    let (after, expired) = (after.max(starts_after), expired.min(head));
     let start = after.max(expired);
     let mut page = Page { entries: Vec::new(), head, expired_through: if expired > after { expired } else { 0 } };
     let sql = "SELECT seq, message_id, account, device, epoch, kind, iif(device = ?3, x'', payload), time_ms
-               FROM entry WHERE conversation = ?1 AND seq > ?2 ORDER BY seq LIMIT ?4";
+               FROM entry WHERE conversation = ?1 AND seq > ?2 AND seq <= ?5 ORDER BY seq LIMIT ?4";
     let mut statement = transaction.prepare_cached(sql)?;
     let mut rows =
-        statement.query(params![conversation.as_bytes(), start, device.as_bytes(), bounds.entries.max(1)])?;
+        statement.query(params![conversation.as_bytes(), start, device.as_bytes(), bounds.entries.max(1), head])?;
     let mut bytes = 0_usize;
     while let Some(row) = rows.next()? {
         let entry = Entry {
@@ -231,6 +237,8 @@ fn expire(connection: &Connection, before_ms: u64, limit: u32) -> Result<u32> {
                    WHERE m.conversation = ?1 AND m.device = entry.device AND m.cursor < entry.seq)";
         columns::execute(connection, sql, values)?;
         let sql = "DELETE FROM entry WHERE conversation = ?1 AND seq <= ?2 AND expired = 0";
+        columns::execute(connection, sql, values)?;
+        let sql = "DELETE FROM member WHERE conversation = ?1 AND ends_at <= ?2";
         columns::execute(connection, sql, values)?;
         count += entries;
     }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::OpenError;
 
 /// One step per version; a released step is never edited.
-const MIGRATIONS: &[&str] = &[VERSION_1];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
 
 const VERSION_1: &str = "
 CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
@@ -119,6 +119,74 @@ CREATE TABLE invite (
     note TEXT NOT NULL,
     created_ms INTEGER NOT NULL
 ) STRICT;
+";
+
+const VERSION_2: &str = "
+ALTER TABLE device ADD COLUMN added_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE device ADD COLUMN seen_ms INTEGER NOT NULL DEFAULT 0;
+
+-- kind: 1 direct (low = high for one's own), 2 group (low and high are empty).
+-- pending: leave proposals of this epoch.
+-- abandoned: from now on also a group that was deleted.
+ALTER TABLE conversation ADD COLUMN kind INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE conversation ADD COLUMN pending INTEGER NOT NULL DEFAULT 0;
+DROP INDEX conversation_of_pair;
+CREATE UNIQUE INDEX conversation_of_pair ON conversation (low, high) WHERE kind = 1 AND closed_by IS NULL;
+CREATE INDEX conversation_by_high ON conversation (high) WHERE kind = 1 AND closed_by IS NULL;
+-- Conversations of version 1 have no public state: they are made anew.
+UPDATE conversation SET abandoned = 1 WHERE closed_by IS NULL;
+
+-- Apart from the conversation: its row is written with each message.
+CREATE TABLE public_state (
+    conversation BLOB PRIMARY KEY REFERENCES conversation (id) ON DELETE CASCADE,
+    state BLOB NOT NULL,
+    group_info BLOB NOT NULL
+) STRICT;
+
+-- The accounts with a leaf in a group, whether or not their devices are members.
+CREATE TABLE roster (
+    conversation BLOB NOT NULL REFERENCES conversation (id) ON DELETE CASCADE,
+    account TEXT NOT NULL REFERENCES account (name) ON DELETE CASCADE,
+    PRIMARY KEY (conversation, account)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX roster_by_account ON roster (account);
+
+-- starts_after: the device gets nothing up to here. ends_at: and nothing after this; the row goes with its Ack.
+ALTER TABLE member ADD COLUMN starts_after INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE member ADD COLUMN ends_at INTEGER;
+
+-- tree_epoch: the tree that belongs to the Welcome; NULL in version 1, whose Welcomes carry it.
+ALTER TABLE joining RENAME COLUMN friend_key TO join_key;
+ALTER TABLE joining ADD COLUMN tree_epoch INTEGER;
+CREATE INDEX joining_by_tree ON joining (conversation, tree_epoch);
+
+-- One for all that join by the same commit; it goes with the last of them.
+CREATE TABLE welcome_tree (
+    conversation BLOB NOT NULL REFERENCES conversation (id) ON DELETE CASCADE,
+    epoch INTEGER NOT NULL,
+    tree BLOB NOT NULL,
+    PRIMARY KEY (conversation, epoch)
+) STRICT;
+CREATE TRIGGER welcome_tree_of_the_last AFTER DELETE ON joining WHEN OLD.tree_epoch IS NOT NULL
+AND NOT EXISTS (SELECT 1 FROM joining WHERE conversation = OLD.conversation AND tree_epoch = OLD.tree_epoch)
+BEGIN
+    DELETE FROM welcome_tree WHERE conversation = OLD.conversation AND epoch = OLD.tree_epoch;
+END;
+
+CREATE TABLE link (id BLOB PRIMARY KEY, expires_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE link_message (
+    link BLOB NOT NULL REFERENCES link (id) ON DELETE CASCADE,
+    from_new_device INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (link, from_new_device, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE login_grant (
+    account TEXT PRIMARY KEY REFERENCES account (name) ON DELETE CASCADE,
+    hash BLOB NOT NULL,
+    expires_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Brings the database up to date.

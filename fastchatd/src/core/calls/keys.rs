@@ -27,17 +27,7 @@ impl Core {
     fn keys_to_show(&self, params: &ShowKey) -> Result<Keys, Unknown> {
         let account = self.account_number(&params.account)?;
         if params.contact.is_empty() {
-            let own = self.live.get(&account).map_or_else(String::new, |live| live.fingerprint.to_string());
-            let qr = format!("fastchat-key:{}:{own}", self.full_name(account));
-            return Ok(Keys {
-                own,
-                contact: String::new(),
-                fingerprint: String::new(),
-                safety_number: String::new(),
-                qr,
-                verified: false,
-                changed_safety_number: String::new(),
-            });
+            return Ok(self.own_keys(account));
         }
         let number = self.contact_number(account, &params.contact)?;
         let Some(row) = self.store.tables().contacts.get(&(account, number)) else {
@@ -54,6 +44,21 @@ impl Core {
                 ApiError::new(ErrorCode::NotFound, format!("the key of {} is not known yet", row.name))
                     .hint("it comes with the first connection to the server"),
             )),
+        }
+    }
+
+    /// The own key alone.
+    pub(in crate::core) fn own_keys(&self, account: u32) -> Keys {
+        let own = self.live.get(&account).map_or_else(String::new, |live| live.fingerprint.to_string());
+        let qr = format!("fastchat-key:{}:{own}", self.full_name(account));
+        Keys {
+            own,
+            contact: String::new(),
+            fingerprint: String::new(),
+            safety_number: String::new(),
+            qr,
+            verified: false,
+            changed_safety_number: String::new(),
         }
     }
 
@@ -95,6 +100,7 @@ impl Core {
         let mut write = Write::default();
         write.contact(account, number, Some(row));
         self.commit(write, account, events)?;
+        self.tell_contact(account, number)?;
         Ok(Ok(keys))
     }
 
