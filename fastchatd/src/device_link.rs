@@ -19,13 +19,13 @@ use std::time::Duration;
 
 use fastchat_e2ee::{LinkError, link_abort};
 use fastchat_ipc::{ApiError, ErrorCode};
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 
-pub(crate) use code::LinkCode;
-pub(crate) use known_device::{Consented, KnownSide};
+pub(crate) use known_device::KnownSide;
 pub(crate) use links::Links;
 pub(crate) use new_device::NewSide;
 
+use code::LinkCode;
 use mailbox::Mailbox;
 
 /// How long a link may take, from the code to the end. Servers keep the mailbox no longer.
@@ -34,6 +34,9 @@ const LIFE: Duration = Duration::from_secs(600);
 const ANSWER: Duration = Duration::from_secs(60);
 /// How long one call may wait for the person on the other device: what the fronts give a call.
 const PATIENCE: Duration = Duration::from_secs(220);
+
+/// How long the other side is told of the end.
+const MOMENT: Duration = Duration::from_secs(5);
 
 /// What a failed step means to the caller.
 fn failed(error: &LinkError) -> ApiError {
@@ -57,9 +60,8 @@ fn expired() -> ApiError {
 
 /// Tells the other side that it is over, as far as that is possible within a moment.
 async fn give_up(mailbox: &mut Mailbox) {
-    const MOMENT: Duration = Duration::from_secs(5);
     if let Ok(end) = link_abort() {
         // The other side finds out by its own deadline, if not by this.
-        let _ = timeout_at(tokio::time::Instant::now() + MOMENT, mailbox.post(end)).await;
+        let _ = timeout(MOMENT, mailbox.post(end)).await;
     }
 }

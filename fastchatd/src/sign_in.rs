@@ -57,17 +57,6 @@ pub struct SignedIn {
     pub new_identity: bool,
 }
 
-/// An account under its new identity, which the server has.
-#[derive(Debug)]
-pub struct Rotated {
-    /// Whose.
-    pub account: Address,
-    /// The new identity.
-    pub identity: Identity,
-    /// This device, certified by it.
-    pub device: Device,
-}
-
 /// Reads an account's address, with or without the port. Certificates, the password and safety numbers go by the name
 /// alone, which is the same however a server is reached.
 ///

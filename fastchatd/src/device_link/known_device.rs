@@ -51,6 +51,11 @@ impl KnownSide {
         Ok((Self { access, mailbox, step }, offer))
     }
 
+    /// The account, in full.
+    pub(crate) fn account(&self) -> String {
+        self.access.address.to_string()
+    }
+
     async fn meet(access: &Access, code: &LinkCode, mailbox: &mut Mailbox) -> Result<Revealed, ApiError> {
         let first = mailbox.next(Instant::now() + ANSWER).await?;
         let fingerprint = access.identity.public().fingerprint();

@@ -66,7 +66,9 @@ impl<T: Waiting> Links<T> {
     pub(crate) fn take(&mut self, name: &str) -> Result<T, ApiError> {
         match self.0.get_mut(name) {
             Some(slot @ Slot::Here(_)) => {
-                let Slot::Here(link) = std::mem::replace(slot, Slot::Out(Instant::now())) else { return Err(unknown()) };
+                let Slot::Here(link) = std::mem::replace(slot, Slot::Out(Instant::now())) else {
+                    return Err(unknown());
+                };
                 *slot = Slot::Out(link.ends());
                 if link.ends() <= Instant::now() {
                     self.0.remove(name);
@@ -74,8 +76,10 @@ impl<T: Waiting> Links<T> {
                 }
                 Ok(link)
             }
-            Some(Slot::Out(_)) => Err(ApiError::new(ErrorCode::Conflict, "another call is at work on this link")
-                .hint("wait for it to end")),
+            Some(Slot::Out(_)) => {
+                Err(ApiError::new(ErrorCode::Conflict, "another call is at work on this link")
+                    .hint("wait for it to end"))
+            }
             None => Err(unknown()),
         }
     }

@@ -4,17 +4,12 @@
 
 use std::time::Duration;
 
-use fastchat_e2ee::{LinkPackage, NewDevice, Offered, link_done};
+use fastchat_e2ee::{LinkPackage, NewDevice, Offered, link_abort, link_done};
 use fastchat_ipc::{ApiError, ErrorCode, LinkBegun, LinkRequest, LinkSas};
 use fastchat_wire::{Address, Pin};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::{
-    LIFE, LinkCode, PATIENCE, failed, give_up,
-    links::Waiting,
-    mailbox::Mailbox,
-    refused,
-};
+use super::{LIFE, LinkCode, MOMENT, PATIENCE, failed, give_up, links::Waiting, mailbox::Mailbox, refused};
 use crate::{
     link::Trust,
     sign_in::{Newcomer, SignedIn},
@@ -133,28 +128,13 @@ impl NewSide {
         Ok((offered, Address { account, server: newcomer.server.clone() }))
     }
 
-    /// The person has compared. Gives the device, logged in.
+    /// The person has compared. Waits for the other one to have done so as well.
     ///
     /// # Errors
-    /// They found the digits different, or did not see them; the other device ends the link or does not answer; the
-    /// server refuses the new device.
-    pub(crate) async fn finish(mut self, accept: bool) -> Result<SignedIn, ApiError> {
-        let finished = self.step.agree(accept, &mut self.mailbox).await;
-        let package = match finished {
-            Ok(package) => package,
-            Err(error) => {
-                give_up(&mut self.mailbox).await;
-                return Err(error);
-            }
-        };
-        match self.newcomer.log_in(package).await {
-            Ok(signed) => {
-                if let Ok(done) = link_done() {
-                    // Only for show over there: `device list` says the same.
-                    let _ = self.mailbox.post(done).await;
-                }
-                Ok(signed)
-            }
+    /// They found the digits different, or did not see them; the other device ends the link or does not answer.
+    pub(crate) async fn agree(mut self, accept: bool) -> Result<Invited, ApiError> {
+        match self.step.agree(accept, &mut self.mailbox).await {
+            Ok(package) => Ok(Invited { newcomer: self.newcomer, mailbox: self.mailbox, package }),
             Err(error) => {
                 give_up(&mut self.mailbox).await;
                 Err(error)
@@ -165,6 +145,29 @@ impl NewSide {
     /// The link is not to go on.
     pub(crate) async fn abandon(mut self) {
         give_up(&mut self.mailbox).await;
+    }
+}
+
+/// The new device has all that it needs to log in.
+pub(crate) struct Invited {
+    newcomer: Newcomer,
+    mailbox: Mailbox,
+    package: LinkPackage,
+}
+
+impl Invited {
+    /// Logs in.
+    ///
+    /// # Errors
+    /// The server is not reached, or refuses the new device.
+    pub(crate) async fn log_in(mut self) -> Result<SignedIn, ApiError> {
+        let signed = self.newcomer.log_in(self.package).await;
+        let report = if signed.is_ok() { link_done() } else { link_abort() };
+        if let Ok(report) = report {
+            // Only for show over there: `device list` says the same.
+            let _ = timeout(MOMENT, self.mailbox.post(report)).await;
+        }
+        signed
     }
 }
 

@@ -51,6 +51,25 @@ pub struct PreparedRotation {
     pub device: Zeroizing<Vec<u8>>,
 }
 
+impl PreparedRotation {
+    /// As one record, for the store.
+    ///
+    /// # Errors
+    /// It does not encode (it always does).
+    pub fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+        let pair = (self.identity.as_slice(), self.device.as_slice());
+        let room = Vec::with_capacity(self.identity.len() + self.device.len() + 20);
+        postcard::to_extend(&pair, room).map(Zeroizing::new).map_err(|error| defect(&error))
+    }
+
+    /// Reads what [`PreparedRotation::to_bytes`] wrote; `None` for anything else.
+    #[must_use]
+    pub fn keys(record: &[u8]) -> Option<(Identity, Device)> {
+        let (identity, device): (&[u8], &[u8]) = postcard::from_bytes(record).ok()?;
+        Some((Identity::from_bytes(identity).ok()?, Device::from_bytes(device).ok()?))
+    }
+}
+
 impl fmt::Debug for PreparedRotation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PreparedRotation({}, keys hidden)", self.account)
