@@ -3,9 +3,7 @@
 //! **Invariant**: whoever is in a group agrees with all others in it: members, roles, epoch, authenticator, order.
 
 use anyhow::{Context, Result};
-use fastchat_ipc::{
-    ChatKind, ErrorCode, EventKind, GroupState, History, MessageKind, MessageState, OfAccount, method,
-};
+use fastchat_ipc::{ChatKind, ErrorCode, EventKind, GroupState, History, MessageKind, MessageState, OfAccount, method};
 use fastchat_tests::{Person, Server, agree, members_of, of};
 use futures_util::future::try_join_all;
 

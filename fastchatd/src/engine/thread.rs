@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     api::{Alert, Surroundings},
     core::{Action, AlertDefaults, CallId, Core, Input, Process},
+    fault,
     link::{self, AccountKey, FromLink, LinkSettings, ToLink, Token},
     root_key::RootKey,
     sign_in::{Access, PreparedRotation, Rotated, SignedIn},
@@ -223,7 +224,9 @@ impl Thread {
     }
 
     fn carry_out(&mut self) -> Result<(), crate::core::Broken> {
-        for action in self.core.sync()? {
+        let actions = self.core.sync()?;
+        fault::synced();
+        for action in actions {
             match action {
                 Action::Answer(call, outcome) => {
                     if let Some(answer) = self.answers.remove(&call) {
@@ -244,6 +247,7 @@ impl Thread {
                 Action::TestNotification(call) => self.test_notification(call),
             }
         }
+        fault::sent();
         Ok(())
     }
 

@@ -7,9 +7,12 @@ use fastchat_e2ee::{Applied, ProcessError, Processed, Transaction};
 use fastchat_ipc::EventKind;
 use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId};
 
-use crate::store::{
-    StoreError,
-    rows::{HandshakeKind, Peer, Standing},
+use crate::{
+    fault,
+    store::{
+        StoreError,
+        rows::{HandshakeKind, Peer, Standing},
+    },
 };
 
 use super::super::{Broken, Core, step::Step};
@@ -36,6 +39,7 @@ impl Core {
             }
             step.events.push(self.group_changed(account, chat));
             self.finish(step)?;
+            fault::point("proposal-in-log");
             return self.pump(account, chat);
         }
         let state = self.store.state(account);
@@ -53,7 +57,7 @@ impl Core {
         step.conversation.update_at_ms = self.next_update(account, id);
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
-        self.applied(step, &applied, authenticator)
+        self.applied(step, &applied, authenticator, "commit-merged")
     }
 
     /// A handshake message of another device. Gives the chat, if it holds news.
@@ -75,7 +79,8 @@ impl Core {
             Ok(Processed::Applied(applied)) => {
                 let authenticator = authenticator(&transaction, id)?;
                 step.write.state(account, transaction.into_changes());
-                if self.store.handshake(account, chat)?.is_some() {
+                let lost = self.store.handshake(account, chat)?.is_some();
+                if lost {
                     // Ours has lost, whatever the server is about to say.
                     step.write.handshake(account, chat, None)?;
                     self.work(account, chat).handshaking = false;
@@ -83,7 +88,8 @@ impl Core {
                 } else {
                     self.work(account, chat).retry_at = 0;
                 }
-                self.applied(step, &applied, authenticator)?;
+                let point = if lost { "commit-lost" } else { "commit-applied" };
+                self.applied(step, &applied, authenticator, point)?;
                 Ok(Some(chat))
             }
             Err(ProcessError::Store(error)) => {
@@ -136,12 +142,19 @@ impl Core {
         }
         step.events.push(self.group_changed(account, chat));
         self.finish(step)?;
+        fault::point("leaving-seen");
         self.schedule_take_in(account, chat, id);
         self.pump(account, chat)
     }
 
     /// The conversation is at a new epoch.
-    fn applied(&mut self, mut step: Step, applied: &Applied, authenticator: Vec<u8>) -> Result<(), Broken> {
+    fn applied(
+        &mut self,
+        mut step: Step,
+        applied: &Applied,
+        authenticator: Vec<u8>,
+        point: &str,
+    ) -> Result<(), Broken> {
         let (account, chat, id) = (step.account, step.conversation.chat, step.id);
         step.conversation.epoch = applied.epoch;
         self.unseal(&mut step)?;
@@ -153,6 +166,7 @@ impl Core {
             self.applied_to_group(&mut step, applied, authenticator)?;
         }
         self.finish(step)?;
+        fault::point(point);
         self.pump(account, chat)
     }
 
