@@ -231,7 +231,12 @@ impl Core {
     }
 
     /// Opens an entry; on success its ratchet step is in the step's records. `Err` inside says why it does not open.
-    fn open_entry(&self, step: &mut Step, entry: &v1::Entry, id: MessageId) -> Result<Result<Readable, String>, Broken> {
+    fn open_entry(
+        &self,
+        step: &mut Step,
+        entry: &v1::Entry,
+        id: MessageId,
+    ) -> Result<Result<Readable, String>, Broken> {
         if entry.kind() != v1::EntryKind::Application {
             return Ok(Err("an entry of a kind that this version does not know".into()));
         }

@@ -241,7 +241,8 @@ impl Core {
         let new_devices = added.iter().filter(|name| was_in(name) && (!effect.external || !removed.contains(*name)));
         for name in new_devices {
             let who = called(name);
-            let line = if who == "you" { "you have a new device here".into() } else { format!("{who} has a new device") };
+            let line =
+                if who == "you" { "you have a new device here".into() } else { format!("{who} has a new device") };
             step.remark(now, line)?;
         }
         let gone = removed.iter().filter(|name| !remains(name));
@@ -254,7 +255,9 @@ impl Core {
         match expelled.as_slice() {
             [] => {}
             [one] if one == "you" && standing == Standing::Leaving => step.remark(now, "you left the group".into())?,
-            some if some.iter().any(|name| name == "you") => step.notice(now, format!("{by} removed you from the group"))?,
+            some if some.iter().any(|name| name == "you") => {
+                step.notice(now, format!("{by} removed you from the group"))?
+            }
             some => step.remark(now, format!("{by} removed {}", listed(some)))?,
         }
         if let (Some(profile), Some(group)) = (&effect.profile, known) {

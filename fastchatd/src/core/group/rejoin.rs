@@ -229,7 +229,9 @@ impl Core {
             super::apply::listed(&names)
         };
         let missed = seq.saturating_sub(step.conversation.cursor + 1);
-        let mut text = format!("this device had lost its place in the group and is in it again; {missed} entries are missing here");
+        let mut text = format!(
+            "this device had lost its place in the group and is in it again; {missed} entries are missing here"
+        );
         for (what, set) in [
             ("new since", &names(now) - &names(before)),
             ("gone since", &names(before) - &names(now)),
