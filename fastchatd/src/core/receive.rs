@@ -121,6 +121,8 @@ impl Core {
         let Some((number, row)) = found.transpose()? else {
             if step.chat.peer != Peer::Own && self.store.position_of(account, chat, id)?.is_none() {
                 step.unreadable(self.now, id, None, "the server shows an entry as ours that this device did not send")?;
+                // Then this store is older than the log: what it would seal with was used already.
+                step.lost = true;
             }
             return Ok(());
         };
