@@ -22,7 +22,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fastchat_store::{CursorMove, DeviceChange, DeviceRecord, DeviceState, Joining, Membership, StoreError};
+use fastchat_store::{CursorMove, DeviceChange, DeviceRecord, DeviceState, Entry, Joining, Membership, StoreError};
 use fastchat_wire::{
     AccountName, Code, ConversationId, DeviceId,
     v1::{self, server_frame::Body},
@@ -200,7 +200,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if !session.subscriptions.contains_key(&conversation) {
             let cursor = membership.cursor.max(self.cursors.known(session.device, conversation));
-            let mut subscription = Subscription::new(cursor, membership.head, membership.ends_at);
+            let mut subscription = Subscription::new(cursor, membership);
             if subscription.is_over() {
                 return;
             }
@@ -212,10 +212,13 @@ impl Core {
             self.tell_delivered(id, membership);
         }
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if let Some(end) = membership.ends_at {
-            session.end(conversation, end);
+        match membership.ends_at {
+            Some(end) => session.end(conversation, end),
+            None => session.reach(conversation, membership.epoch),
         }
-        session.advance_head(conversation, membership.head);
+        // Reports may come in another order than the commits.
+        let reported = self.followers.get(&conversation).map_or(0, |following| following.head);
+        session.advance_head(conversation, membership.head.max(reported));
         if membership.closed {
             self.tell_closed(id, conversation, membership.closed_by);
         }
@@ -312,6 +315,13 @@ impl Core {
         }
         let told = self.presence.ended(self.now_ms, &session.account, id);
         self.tell(told);
+    }
+
+    /// A commit of these entries was reported.
+    fn advance(&mut self, conversation: ConversationId, entries: &[Entry]) {
+        if let (Some(following), Some(last)) = (self.followers.get_mut(&conversation), entries.last()) {
+            following.head = following.head.max(last.seq);
+        }
     }
 
     fn followers_of(&self, conversation: ConversationId) -> Vec<SessionId> {

@@ -57,8 +57,13 @@ impl Core {
                 session.end(conversation, new.entry.seq);
             }
         }
+        self.advance(conversation, std::slice::from_ref(&new.entry));
+        let epoch = new.entry.epoch + u64::from(new.entry.kind == Kind::Commit);
         for follower in self.followers_of(conversation) {
             self.push(follower, conversation, std::slice::from_ref(&new.entry));
+            if let Some(session) = self.sessions.get_mut(&follower) {
+                session.reach(conversation, epoch);
+            }
         }
         for id in removed {
             self.tell_closed(id, conversation, None);

@@ -8,7 +8,7 @@ use std::{
     ops::Bound,
 };
 
-use fastchat_store::PageBounds;
+use fastchat_store::{Entry, Membership, PageBounds};
 use fastchat_wire::{AccountName, ConversationId, DeviceId};
 
 use super::Settings;
@@ -31,12 +31,15 @@ pub(super) struct Subscription {
     pub(super) closed: bool,
     /// The last seq that the device gets: it was removed by that commit.
     pub(super) ends_at: Option<u64>,
+    /// The device is known to be a member at this epoch. What is of a later one comes from the store, which knows.
+    epoch: u64,
 }
 
 impl Subscription {
-    pub(super) fn new(cursor: u64, head: u64, ends_at: Option<u64>) -> Self {
-        let head = ends_at.map_or(head, |end| head.min(end)).max(cursor);
-        Self { cursor, sent: cursor, head, ends_at, ..Self::default() }
+    pub(super) fn new(cursor: u64, membership: &Membership) -> Self {
+        let (ends_at, epoch) = (membership.ends_at, membership.epoch);
+        let head = ends_at.map_or(membership.head, |end| membership.head.min(end)).max(cursor);
+        Self { cursor, sent: cursor, head, ends_at, epoch, ..Self::default() }
     }
 
     /// Everything that the device gets is acknowledged.
@@ -126,10 +129,11 @@ impl Session {
     }
 
     /// Whether the entry at `seq` may go out straight from memory.
-    pub(super) fn takes(&self, conversation: ConversationId, seq: u64, bytes: usize, settings: &Settings) -> bool {
+    pub(super) fn takes(&self, conversation: ConversationId, entry: &Entry, bytes: usize, settings: &Settings) -> bool {
         let Some(subscription) = self.subscriptions.get(&conversation) else { return false };
-        subscription.sent + 1 == seq
-            && subscription.ends_at.is_none_or(|end| seq <= end)
+        subscription.sent + 1 == entry.seq
+            && subscription.ends_at.is_none_or(|end| entry.seq <= end)
+            && entry.epoch <= subscription.epoch
             && self.reading != Some(conversation)
             && subscription.has_room(bytes, settings)
             && (self.under_way_bytes == 0 || self.under_way_bytes + bytes <= settings.session_bytes)
@@ -145,6 +149,15 @@ impl Session {
         self.under_way_bytes += bytes;
         if subscription.sent >= subscription.head {
             self.behind.remove(&conversation);
+        }
+    }
+
+    /// The device is a member at this epoch.
+    pub(super) fn reach(&mut self, conversation: ConversationId, epoch: u64) {
+        if let Some(subscription) = self.subscriptions.get_mut(&conversation)
+            && subscription.ends_at.is_none()
+        {
+            subscription.epoch = subscription.epoch.max(epoch);
         }
     }
 
