@@ -161,12 +161,35 @@ impl Session {
         }
     }
 
-    /// The device gets nothing after `seq`: it was removed by that commit.
-    pub(super) fn end(&mut self, conversation: ConversationId, seq: u64) {
-        if let Some(subscription) = self.subscriptions.get_mut(&conversation) {
+    /// The device gets nothing after `seq`: it was removed by that commit, which led to `epoch`. Without effect when it
+    /// is known to be a member of that epoch or a later one, having come again: reports may come in another order than
+    /// the commits.
+    pub(super) fn end(&mut self, conversation: ConversationId, seq: u64, epoch: u64) {
+        if let Some(subscription) = self.subscriptions.get_mut(&conversation)
+            && subscription.ends_at.is_none()
+            && subscription.epoch < epoch
+        {
             subscription.ends_at = Some(seq);
+            subscription.epoch = epoch;
             subscription.head = subscription.head.min(seq);
         }
+    }
+
+    /// Whether the device is no member any more.
+    pub(super) fn is_ended(&self, conversation: ConversationId) -> bool {
+        self.subscriptions.get(&conversation).is_some_and(|subscription| subscription.ends_at.is_some())
+    }
+
+    /// Whether the device has come again since what is followed here: it is a member, at this epoch.
+    pub(super) fn came_again(&self, conversation: ConversationId, epoch: u64) -> bool {
+        let subscription = self.subscriptions.get(&conversation);
+        subscription.is_some_and(|subscription| subscription.ends_at.is_some() && epoch > subscription.epoch)
+    }
+
+    /// Whether this Joining is not the one with which the device follows the conversation, and not behind it.
+    pub(super) fn joins_anew(&self, conversation: ConversationId, start: u64) -> bool {
+        let subscription = self.subscriptions.get(&conversation);
+        subscription.is_some_and(|subscription| subscription.joining != Some(start) && start > subscription.cursor)
     }
 
     /// The device follows the conversation no more, or anew from another place.
