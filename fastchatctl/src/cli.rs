@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use std::time::Duration;
 
 use crate::commands::{
-    account, chats, completion, contact, history, key, notify, outbox, rpc, send, sign_in, unlock, unread, watch,
+    account, backup, chats, completion, contact, device, group, history, key, link, notify, outbox, password, rpc,
+    send, sign_in, unlock, unread, watch,
 };
 use crate::local_time::parse_duration;
 
@@ -17,7 +18,7 @@ Exit codes: 0 ok, 1 usage, 2 internal, 3 network or server, 4 untrusted key, 5 r
 
 /// What the long help adds. Paragraphs are one line each: clap wraps them.
 const AFTER_LONG: &str = "\
-People, groups and chats are addressed by name or alias.
+People are addressed by name or alias, groups by their name, or by their id where several have it.
 
 With --json each command prints the daemon's result as one JSON line (`watch`: one line per event), and a failure as \
 one line on stderr: {\"error\":{\"code\":…,\"message\":…,\"exit\":…,\"hint\":…,\"data\":…}}.
@@ -37,6 +38,7 @@ Exit codes:
 Examples:
   fastchatctl register alice@chat.example.org
   fastchatctl send bob -m 'hi'
+  fastchatctl group create ops bob carol
   systemctl status nginx | fastchatctl send ops -
   fastchatctl watch --event message_received --json | jq -r .message.text";
 
@@ -77,6 +79,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Register(sign_in::Register),
     Login(sign_in::Login),
+    Link(link::Link),
     Logout(account::Logout),
     Status(account::Status),
     Whoami(account::Whoami),
@@ -89,9 +92,16 @@ pub(crate) enum Command {
     Unread(unread::Unread),
     MarkRead(chats::MarkRead),
     #[command(subcommand)]
+    Group(group::Group),
+    #[command(subcommand)]
     Contact(contact::Contact),
     #[command(subcommand)]
     Key(key::Key),
+    #[command(subcommand)]
+    Device(device::Device),
+    Password(password::Password),
+    #[command(subcommand)]
+    Backup(backup::Backup),
     #[command(subcommand)]
     Outbox(outbox::Outbox),
     #[command(subcommand)]

@@ -186,6 +186,8 @@ fn default_step(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::RegistrationClosed => "ask the server's operator for an invitation, then add `--invite TOKEN`",
         ErrorCode::Unreachable => "`fastchatctl doctor` tells what is in the way",
         ErrorCode::IdentityChanged => "`fastchatctl key show NAME`, compare, then `fastchatctl key trust NAME`",
+        ErrorCode::NotAllowed => "`fastchatctl group show GROUP` tells who its admins are; ask one of them",
+        ErrorCode::GroupFull => "remove members who left, or make another group",
         ErrorCode::StorageFull => "make room on the disk, then try again",
         ErrorCode::Conflict => "use another `--idempotency-key` for another message",
         ErrorCode::Internal => "`journalctl --user -u fastchatd` says more",

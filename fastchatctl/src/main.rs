@@ -7,12 +7,15 @@
 mod cli;
 mod commands;
 mod daemon;
+mod enrol;
 mod failure;
 mod local_time;
 mod message_line;
 mod output;
 mod password;
+mod qr;
 mod safe_text;
+mod sas;
 mod table;
 
 use std::process::ExitCode;

@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use anstyle::{AnsiColor, Style};
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::safe_text;
 
 pub(crate) const BOLD: Style = Style::new().bold();
@@ -101,12 +101,40 @@ pub(crate) fn confirm(question: &str) -> Result<bool, Failure> {
     Ok(matches!(ask(&format!("{question} [yes/no]"))?.as_str(), "y" | "yes"))
 }
 
-/// Asks for a word on the terminal.
+/// Asks before something is ended, where somebody sits there; `yes` says that the command line has consented. A script
+/// that calls such a command means it.
+pub(crate) fn consent(yes: bool, question: &str) -> Result<(), Failure> {
+    if yes || !is_interactive() || confirm(question)? {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Usage, "interrupted", "nothing was changed"))
+}
+
+/// Asks before something that others suffer and nobody can undo: a script, too, has to say `--yes`.
+pub(crate) fn insist(yes: bool, question: &str) -> Result<(), Failure> {
+    if !yes && !is_interactive() {
+        return Err(Failure::usage("this has to be confirmed, and there is no terminal to ask on")
+            .next("add `--yes` if you are sure"));
+    }
+    consent(yes, question)
+}
+
+/// `1 member`, `2 members`.
+pub(crate) fn counted(count: usize, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
+/// Asks for a word on the terminal; capitals do not count.
 pub(crate) fn ask(question: &str) -> Result<String, Failure> {
+    Ok(ask_verbatim(question)?.to_lowercase())
+}
+
+/// Asks for a line on the terminal.
+pub(crate) fn ask_verbatim(question: &str) -> Result<String, Failure> {
     let mut stderr = anstream::stderr();
     write!(stderr, "{question} ")?;
     stderr.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(|error| Failure::usage(format!("cannot read the answer: {error}")))?;
-    Ok(answer.trim().to_lowercase())
+    Ok(answer.trim().to_owned())
 }

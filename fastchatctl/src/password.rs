@@ -24,6 +24,18 @@ pub(crate) struct Source {
     pub(crate) stdin: bool,
     /// From the first line of this file.
     pub(crate) file: Option<PathBuf>,
+    /// The options that give it where nobody can be asked, to name in an error.
+    pub(crate) ways: &'static str,
+}
+
+/// Two secrets from stdin, one on each of the first two lines.
+pub(crate) fn two_lines(what: &'static str) -> Result<(Zeroizing<String>, Zeroizing<String>), Failure> {
+    let mut lines = read_lines(what, &mut io::stdin().lock(), "stdin", 2)?.into_iter();
+    match (lines.next(), lines.next()) {
+        (Some(first), Some(second)) if !first.is_empty() && !second.is_empty() => Ok((first, second)),
+        _ => Err(Failure::usage(format!("stdin holds no two {what}s"))
+            .next(format!("the old {what} stands on the first line, the new one on the second"))),
+    }
 }
 
 impl Source {
@@ -53,20 +65,7 @@ impl Source {
     }
 
     fn first_line(&self, reader: &mut impl Read, place: &str) -> Result<Zeroizing<String>, Failure> {
-        // With room for all of it, so that growing leaves no copies behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 2));
-        reader
-            .take(LONGEST + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| Failure::usage(format!("cannot read the {} from {place}: {error}", self.what)))?;
-        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.len() as u64 > LONGEST {
-            return Err(Failure::usage(format!("the {} in {place} is longer than {LONGEST} bytes", self.what)));
-        }
-        let text = std::str::from_utf8(line)
-            .map_err(|_| Failure::usage(format!("the {} in {place} is not UTF-8 text", self.what)))?;
-        Ok(Zeroizing::new(text.to_owned()))
+        Ok(read_lines(self.what, reader, place, 1)?.pop().unwrap_or_default())
     }
 
     fn ask(&self, prompt: &str, is_new: bool) -> Result<Zeroizing<String>, Failure> {
@@ -82,11 +81,36 @@ impl Source {
             if error.kind() == io::ErrorKind::Interrupted {
                 return Failure::new(Exit::Usage, "interrupted", "stopped");
             }
-            let what = self.what;
-            Failure::usage(format!("there is no terminal to ask for the {what} on ({error})"))
-                .next(format!("give it with `--{what}-stdin` or `--{what}-file FILE`"))
+            Failure::usage(format!("there is no terminal to ask for the {} on ({error})", self.what))
+                .next(format!("give it with {}", self.ways))
         })
     }
+}
+
+/// The first `count` lines, or as many as there are; at least one, that may be empty.
+fn read_lines(
+    what: &str,
+    reader: &mut impl Read,
+    place: &str,
+    count: usize,
+) -> Result<Vec<Zeroizing<String>>, Failure> {
+    let room = (LONGEST + 2) * count as u64;
+    // With room for all of it, so that growing leaves no copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room as usize));
+    reader
+        .take(room - 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::usage(format!("cannot read the {what} from {place}: {error}")))?;
+    let lines = bytes.split(|byte| *byte == b'\n').take(count).map(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() as u64 > LONGEST {
+            return Err(Failure::usage(format!("the {what} in {place} is longer than {LONGEST} bytes")));
+        }
+        let text = std::str::from_utf8(line)
+            .map_err(|_| Failure::usage(format!("the {what} in {place} is not UTF-8 text")))?;
+        Ok(Zeroizing::new(text.to_owned()))
+    });
+    lines.collect()
 }
 
 #[cfg(test)]
@@ -94,7 +118,7 @@ mod tests {
     use super::*;
 
     fn read(bytes: &[u8]) -> Result<String, ()> {
-        let source = Source { what: "password", stdin: true, file: None };
+        let source = Source { what: "password", stdin: true, file: None, ways: "" };
         source.first_line(&mut &bytes[..], "stdin").map(|secret| secret.to_string()).map_err(|_| ())
     }
 
@@ -103,6 +127,20 @@ mod tests {
         assert_eq!(read(b"correct horse\nnext\n"), Ok("correct horse".into()));
         assert_eq!(read(b" kept spaces \r\n"), Ok(" kept spaces ".into()));
         assert_eq!(read(b"no newline"), Ok("no newline".into()));
+    }
+
+    #[test]
+    fn two_secrets_stand_on_two_lines() {
+        let read = |bytes: &[u8]| {
+            let lines = read_lines("password", &mut &bytes[..], "stdin", 2).map_err(|_| ())?;
+            Ok::<_, ()>(lines.iter().map(|line| line.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(read(b"old\nnew\nmore\n"), Ok(vec!["old".into(), "new".into()]));
+        assert_eq!(read(b"old"), Ok(vec!["old".into()]));
+        let longest = [&[b'x'; 1024][..], b"\r\n", &[b'y'; 1024], b"\r\n"].concat();
+        assert_eq!(read(&longest).map(|lines| lines.iter().map(String::len).collect::<Vec<_>>()), Ok(vec![1024, 1024]));
+        assert!(read(&[&[b'x'; 1025][..], b"\nnew"].concat()).is_err());
+        assert!(read(&[&b"old\n"[..], &[b'x'; 1025]].concat()).is_err());
     }
 
     #[test]

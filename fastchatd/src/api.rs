@@ -39,6 +39,13 @@ pub enum Alert {
         /// The chat's id.
         chat: String,
     },
+    /// Say that a device came to an account, and how to get rid of it. Shown whatever the preview setting is.
+    NewDevice {
+        /// The account.
+        account: String,
+        /// What the device is called.
+        device_name: String,
+    },
     /// Show a test notification and say how it went.
     Test(oneshot::Sender<Result<(), ApiError>>),
 }
@@ -52,6 +59,8 @@ pub struct Notice {
     pub chat: String,
     /// Who wrote; `None` when the preview hides it.
     pub sender: Option<String>,
+    /// The name of the group that it was written to; `None` for a direct chat, and when the preview hides it.
+    pub group: Option<String>,
     /// What was written; `None` when the preview hides it or the chat is a request.
     pub text: Option<String>,
     /// Unread messages in this chat.

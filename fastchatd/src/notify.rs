@@ -106,7 +106,7 @@ async fn refuse(mut alerts: mpsc::Receiver<Alert>, api: Api, stop: CancellationT
                 let error = ApiError::new(ErrorCode::Refused, "notifications are turned off in the configuration");
                 let _ = answer.send(Err(error.hint("set `enabled = true` under [notify] in config.toml")));
             }
-            Some(Alert::Show(_) | Alert::Withdraw { .. }) => {}
+            Some(Alert::Show(_) | Alert::Withdraw { .. } | Alert::NewDevice { .. }) => {}
             None => return,
         }
     }

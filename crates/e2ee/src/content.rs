@@ -8,6 +8,8 @@ use std::fmt;
 use prost::Message;
 use zeroize::Zeroizing;
 
+use crate::Sync;
+
 /// The most bytes of a text, in UTF-8.
 pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 
@@ -26,6 +28,9 @@ pub enum ContentError {
     /// There is nothing to send.
     #[error("the message has no body")]
     NoBody,
+    /// A name is too long, an id has not 16 bytes, or nothing is said.
+    #[error("the news for one's own devices are out of their bounds")]
+    Sync,
 }
 
 /// A message as its sender wrote it. `Debug` shows no text.
@@ -39,7 +44,7 @@ pub struct Content {
     #[prost(uint64, tag = "2")]
     pub counter: u64,
     /// What it says; `None` after opening: a kind of message that a newer version made.
-    #[prost(oneof = "Body", tags = "3")]
+    #[prost(oneof = "Body", tags = "3, 4")]
     pub body: Option<Body>,
 }
 
@@ -50,6 +55,9 @@ pub enum Body {
     /// Text to read.
     #[prost(message, tag = "3")]
     Text(Text),
+    /// News for the account's own devices.
+    #[prost(message, tag = "4")]
+    Sync(Sync),
 }
 
 /// A text message.
@@ -68,10 +76,16 @@ impl Content {
         Self { sent_at_ms, counter, body: Some(Body::Text(Text { text: text.into() })) }
     }
 
+    /// News for the account's own devices.
+    #[must_use]
+    pub fn sync(sent_at_ms: u64, counter: u64, sync: Sync) -> Self {
+        Self { sent_at_ms, counter, body: Some(Body::Sync(sync)) }
+    }
+
     /// Whether it is within its bounds.
     ///
     /// # Errors
-    /// No counter, or a text that is too long.
+    /// No counter, a text that is too long, or news out of their bounds.
     pub fn validate(&self) -> Result<(), ContentError> {
         if self.counter == 0 {
             return Err(ContentError::NoCounter);
@@ -80,6 +94,7 @@ impl Content {
             Some(Body::Text(Text { text })) if text.len() > MAX_TEXT_BYTES => {
                 Err(ContentError::TextTooLong(text.len()))
             }
+            Some(Body::Sync(sync)) if !sync.is_bounded() => Err(ContentError::Sync),
             _ => Ok(()),
         }
     }
@@ -110,6 +125,7 @@ impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => text.fmt(f),
+            Self::Sync(sync) => sync.fmt(f),
         }
     }
 }

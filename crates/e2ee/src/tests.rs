@@ -4,10 +4,13 @@
 //!
 //! **Invariant**: a test that expects a refusal also expects that nothing changed.
 
+mod archive;
 mod direct;
 mod groups;
 mod identity;
+mod linking;
 mod messages;
+mod own_devices;
 mod password;
 mod people;
 mod state;

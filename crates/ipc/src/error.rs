@@ -14,7 +14,7 @@ pub enum ErrorCode {
     UnknownMethod,
     /// A parameter is missing, unknown or out of its bounds.
     InvalidParams,
-    /// No such account, chat, contact, message or recipient.
+    /// No such account, chat, group, contact, device, message, link or recipient.
     NotFound,
     /// The other side, or a setting here, does not allow it.
     Refused,
@@ -54,6 +54,10 @@ pub enum ErrorCode {
     ShuttingDown,
     /// A defect or a broken store; the daemon's log says more.
     Internal,
+    /// Our role in the group does not allow it, or the group's rules do not.
+    NotAllowed,
+    /// The group takes no more members.
+    GroupFull,
 }
 
 impl ErrorCode {
@@ -96,6 +100,8 @@ impl ErrorCode {
             Self::Conflict => "Conflict",
             Self::ShuttingDown => "ShuttingDown",
             Self::Internal => "Internal",
+            Self::NotAllowed => "NotAllowed",
+            Self::GroupFull => "GroupFull",
         }
     }
 
@@ -117,7 +123,9 @@ impl ErrorCode {
             | Self::WrongPassword
             | Self::LoggedOut
             | Self::Locked
-            | Self::Conflict => 7,
+            | Self::Conflict
+            | Self::NotAllowed
+            | Self::GroupFull => 7,
             Self::StorageFull | Self::Internal => 2,
         }
     }

@@ -70,6 +70,22 @@ pub enum EventKind {
         /// The contact's name.
         contact: String,
     },
+    /// A group is new, or its name, topic, members, roles, state or epoch changed.
+    GroupChanged {
+        /// The group's id.
+        group: String,
+        /// Its chat's id.
+        chat: String,
+    },
+    /// The account's devices changed: one came, went, or has another name.
+    DevicesChanged {},
+    /// A device came to the account, and it was not this one. Whoever did not bring it revokes it.
+    NewDevice {
+        /// The device's id.
+        device: String,
+        /// What it is called. May hold any character.
+        name: String,
+    },
     /// A contact has become active or gone away. Not durable.
     Presence {
         /// The contact's name.

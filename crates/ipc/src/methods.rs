@@ -97,13 +97,31 @@ methods! {
     DaemonUnlock(Unlock) -> Status = "daemon.unlock", "Daemon.Unlock";
     /// Makes an account on a server, and the device for it here.
     Register(SignIn) -> Account = "account.register", "Daemon.Register";
-    /// Brings an account that exists to this device; it takes the place of the account's former device.
+    /// Brings an account that exists to this device, with its password.
     Login(SignIn) -> Account = "account.login", "Daemon.Login";
     /// Lists the accounts, the default one first.
     ListAccounts(Empty) -> AccountList = "account.list", "Daemon.ListAccounts";
     /// Ends the device's session on the server and removes the account's keys and history from here.
     LogoutAccount(Logout) -> Empty = "account.logout", "Account.Logout";
-    /// Sends a text to one or more people; on disk when it returns, and out as soon as there is a connection.
+    /// Changes the account's password, and encrypts the identity backup on the server anew under it.
+    ChangePassword(PasswordChange) -> Empty = "account.password", "Account.ChangePassword";
+    /// Begins to bring an account to this device without its password: gives the code for a device that has it.
+    BeginLink(LinkRequest) -> LinkBegun = "account.link_begin", "Daemon.BeginLink";
+    /// Waits until a device of the account has taken the code; gives what to compare.
+    AwaitLink(OfLink) -> LinkSas = "account.link_wait", "Daemon.AwaitLink";
+    /// Brings the account here after the strings were compared, or ends the link.
+    FinishLink(LinkFinish) -> Account = "account.link_finish", "Daemon.FinishLink";
+    /// Lists the account's devices.
+    ListDevices(OfAccount) -> Devices = "device.list", "Account.ListDevices";
+    /// Sets what a device of the account is called.
+    RenameDevice(DeviceName) -> Device = "device.rename", "Account.RenameDevice";
+    /// Takes a device from the account: its session ends, and it opens nothing that comes later.
+    RevokeDevice(OfDevice) -> Empty = "device.revoke", "Account.RevokeDevice";
+    /// Takes the code of a new device; gives what to compare.
+    LinkDevice(LinkCode) -> LinkOffer = "device.link", "Account.LinkDevice";
+    /// Lets the new device in after the strings were compared, or ends the link.
+    ConfirmDeviceLink(LinkConsent) -> Device = "device.link_confirm", "Account.ConfirmDeviceLink";
+    /// Sends a text to one or more people or groups; on disk when it returns, and out as soon as there is a connection.
     SendMessage(Send) -> SendResult = "send", "Account.Send";
     /// Lists the chats, the one with the newest message first.
     ListChats(OfAccount) -> Chats = "chats", "Account.ListChats";
@@ -134,7 +152,37 @@ methods! {
     /// Marks a contact's key as verified after the safety numbers were compared.
     VerifyContactKey(VerifyKey) -> Keys = "key.verify", "Contact.VerifyKey";
     /// Trusts a contact's changed key; what was held goes out.
-    TrustContactKey(OfContact) -> Keys = "key.trust", "Contact.TrustKey";
+    TrustContactKey(TrustKey) -> Keys = "key.trust", "Contact.TrustKey";
+    /// Gives the account a new identity and takes it to all contacts and groups. Every contact is warned.
+    RotateKey(Rotation) -> Keys = "key.rotate", "Account.RotateKey";
+    /// Makes a group with us as its admin.
+    CreateGroup(NewGroup) -> Group = "group.create", "Account.CreateGroup";
+    /// Lists the groups, with their members and the changes under way.
+    ListGroups(OfAccount) -> Groups = "group.list", "Account.ListGroups";
+    /// Shows a group: members, roles, state, epoch, changes under way.
+    ShowGroup(OfGroup) -> Group = "group.show", "Group.Show";
+    /// Sets a group's name.
+    RenameGroup(GroupName) -> Group = "group.rename", "Group.Rename";
+    /// Sets what a group is about.
+    SetGroupTopic(GroupTopic) -> Group = "group.topic", "Group.SetTopic";
+    /// Adds people to a group; they see nothing from before.
+    AddGroupMembers(OfMembers) -> Group = "group.add", "Group.Add";
+    /// Removes people from a group; they open nothing that comes later.
+    RemoveGroupMembers(OfMembers) -> Group = "group.remove", "Group.Remove";
+    /// Makes members admins of a group.
+    PromoteGroupMembers(OfMembers) -> Group = "group.promote", "Group.Promote";
+    /// Makes admins of a group plain members.
+    DemoteGroupMembers(OfMembers) -> Group = "group.demote", "Group.Demote";
+    /// Leaves a group; the history stays.
+    LeaveGroup(OfGroup) -> Group = "group.leave", "Group.Leave";
+    /// Ends a group for everybody; the history stays.
+    DeleteGroup(OfGroup) -> Group = "group.delete", "Group.Delete";
+    /// Writes an encrypted file with the account's identity, contacts and history.
+    CreateBackup(Backup) -> BackupInfo = "backup.create", "Account.CreateBackup";
+    /// Reads a backup through and tells what it holds.
+    VerifyBackup(BackupFile) -> BackupInfo = "backup.verify", "Daemon.VerifyBackup";
+    /// Brings contacts and history from a backup of this account here; what is here already stays.
+    RestoreBackup(Backup) -> Restored = "backup.restore", "Account.RestoreBackup";
     /// Lists the messages that wait, are held or failed.
     ListOutbox(OfAccount) -> Outbox = "outbox.list", "Account.ListOutbox";
     /// Tries held and failed messages again now.

@@ -4,18 +4,21 @@
 
 use anstyle::Style;
 use clap::Args;
-use fastchat_ipc::{Chat, ChatKind, MessageKind, OfAccount, method};
+use fastchat_ipc::{Chat, ChatKind, GroupState, MessageKind, OfAccount, method};
 
 use crate::commands::Outcome;
+use crate::commands::group::state_word;
 use crate::commands::unread::in_words;
 use crate::daemon::Context;
 use crate::failure::Exit;
 use crate::local_time::Clock;
-use crate::output::{BOLD, DIM, YELLOW, width};
+use crate::output::{BOLD, DIM, GREEN, YELLOW, width};
 use crate::safe_text;
 use crate::table::Table;
 
 /// List the chats, newest message first, with unread counts
+///
+/// A chat marked ✓ is verified: the safety numbers of all others in it were compared.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  fastchatctl chats\n  fastchatctl chats --json | jq '.chats[] | select(.unread > 0)'"
@@ -74,12 +77,20 @@ fn sections(chats: &[Chat], clock: &Clock, width: usize) -> String {
     text
 }
 
-fn cells(chat: &Chat, clock: &Clock) -> [(String, Style); 4] {
+/// The mark of verified ones stands first: no name can be made to look as if it had it.
+fn cells(chat: &Chat, clock: &Clock) -> [(String, Style); 5] {
+    let mark = if chat.verified { "✓" } else { " " };
     let unread = if chat.unread > 0 { chat.unread.to_string() } else { String::new() };
     let title = if chat.unread > 0 { BOLD } else { Style::new() };
     let at = chat.last.as_ref().map_or(0, |last| last.accepted_at_ms.max(last.sent_at_ms));
     let (last, style) = last(chat);
-    [(safe_text::line(&chat.title), title), (unread, BOLD), (clock.stamp(at), DIM), (last, style)]
+    [
+        (mark.to_owned(), GREEN),
+        (safe_text::line(&chat.title), title),
+        (unread, BOLD),
+        (clock.stamp(at), DIM),
+        (last, style),
+    ]
 }
 
 /// What stands last in the chat, or what has to be done about it.
@@ -88,12 +99,18 @@ fn last(chat: &Chat) -> (String, Style) {
         let name = safe_text::argument(&chat.contact);
         return (format!("wants to write to you; fastchatctl contact accept {name}"), YELLOW);
     }
+    if chat.held && chat.kind == ChatKind::Group {
+        let name = safe_text::argument(&chat.title);
+        return (format!("held: a member's key has changed; fastchatctl group show {name}"), YELLOW);
+    }
     if chat.held {
         let name = safe_text::argument(&chat.contact);
         return (format!("held: the key has changed; fastchatctl key show {name}"), YELLOW);
     }
-    let muted = if chat.muted { "(muted) " } else { "" };
-    let Some(message) = &chat.last else { return (muted.to_owned(), Style::new()) };
+    let state = chat.group.filter(|state| *state != GroupState::Active).map(|state| state_word(state).0);
+    let remarks = [state, chat.muted.then_some("muted")].into_iter().flatten().map(|remark| format!("({remark}) "));
+    let remarks: String = remarks.collect();
+    let Some(message) = &chat.last else { return (remarks, DIM) };
     let text = safe_text::line(&message.text);
     let text = match message.kind {
         MessageKind::Text if message.mine => format!("me: {text}"),
@@ -102,7 +119,7 @@ fn last(chat: &Chat) -> (String, Style) {
         MessageKind::Notice => format!("* {text}"),
         MessageKind::Unreadable => format!("[cannot be opened: {text}]"),
     };
-    (format!("{muted}{text}"), Style::new())
+    (format!("{remarks}{text}"), Style::new())
 }
 
 impl MarkRead {
@@ -117,5 +134,43 @@ impl MarkRead {
             context.out.done(format!("{shown} is read; left: {}", in_words(answer.value)))?;
         }
         Ok(Exit::Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(title: &str, verified: bool) -> Chat {
+        Chat {
+            id: title.into(),
+            account: "alice@h:1".into(),
+            kind: ChatKind::Group,
+            title: title.into(),
+            contact: String::new(),
+            verified,
+            group: Some(GroupState::Joining),
+            unread: 0,
+            muted: true,
+            request: false,
+            held: false,
+            last: None,
+        }
+    }
+
+    #[test]
+    fn no_name_can_take_the_place_of_the_verified_mark() {
+        let shown = |chats: &[Chat]| {
+            let shown = sections(chats, &Clock::system(), 80);
+            anstream::adapter::strip_str(&shown).to_string()
+        };
+        assert_eq!(shown(&[chat("✓  ops", false)]), "Groups\n   ✓  ops  (joining) (muted) \n");
+        assert!(shown(&[chat("✓  ops", false), chat("lab", true)]).contains("\n✓  lab"));
+    }
+
+    #[test]
+    fn a_group_that_is_held_names_itself_and_not_a_contact() {
+        let held = Chat { held: true, ..chat("the team", false) };
+        assert!(last(&held).0.ends_with("fastchatctl group show 'the team'"), "{}", last(&held).0);
     }
 }

@@ -3,31 +3,32 @@
 //! **Invariant**: a key counts as verified only when a person said that the numbers are the same, or gave the number.
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use anstyle::AnsiColor;
 use clap::{Args, Subcommand};
-use fastchat_ipc::{Keys, OfContact, ShowKey, VerifyKey, method};
-use qrcode::QrCode;
-use qrcode::render::unicode::Dense1x2;
+use fastchat_ipc::{Keys, Rotation, ShowKey, TrustKey, VerifyKey, method};
+use zeroize::Zeroize;
 
 use crate::commands::Outcome;
 use crate::daemon::{Context, call};
 use crate::failure::{Exit, Failure};
-use crate::output::{BOLD, DIM, GREEN, RED, YELLOW, confirm, has_colour, is_interactive};
-use crate::safe_text;
+use crate::output::{BOLD, DIM, GREEN, RED, YELLOW, confirm, insist, is_interactive};
+use crate::password::Source;
+use crate::{qr, safe_text};
 
 /// Groups of a safety number on one line.
 const GROUPS: usize = 4;
+/// How long a new identity may take: keys are made, and all groups are told.
+const ROTATE: Duration = Duration::from_secs(120);
 
 /// Keys: shown, compared and trusted.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Key {
-    /// Show the own key, or the safety number with a contact
     Show(Show),
-    /// Mark a contact's key as verified
     Verify(Verify),
-    /// Trust a contact's changed key; what was held goes out
     Trust(Trust),
+    Rotate(Rotate),
 }
 
 /// Show the own key's fingerprint, or the safety number with a contact.
@@ -57,15 +58,19 @@ pub(crate) struct Show {
 #[command(after_long_help = "\
 Examples:
   fastchatctl key verify bob
-  fastchatctl key verify bob --number '12345 67890 …'   compares it with the number that bob's side shows")]
+  fastchatctl key verify bob --number '12345 67890 …'      the number that bob's side shows
+  fastchatctl key verify bob --qr \"$(zbarcam -1 --raw)\"    what a scanner reads from bob's screen")]
 pub(crate) struct Verify {
     /// The contact
     contact: String,
     /// The number that the other side shows, with or without spaces
     #[arg(long, value_name = "N")]
     number: Option<String>,
+    /// What the QR code holds that the other side shows
+    #[arg(long, value_name = "TEXT", conflicts_with = "number")]
+    qr: Option<String>,
     /// Do not ask: the numbers were compared and are the same
-    #[arg(long, short, conflicts_with = "number")]
+    #[arg(long, short, conflicts_with_all = ["number", "qr"])]
     yes: bool,
 }
 
@@ -74,10 +79,37 @@ pub(crate) struct Verify {
 #[command(after_long_help = "\
 Example:
   fastchatctl key show bob     compare the new number with bob
-  fastchatctl key trust bob")]
+  fastchatctl key trust bob
+  fastchatctl key trust bob --number '12345 67890 …'   trusts that key and no other")]
 pub(crate) struct Trust {
     /// The contact
     contact: String,
+    /// The number that the other side shows for its new key, with or without spaces
+    #[arg(long, value_name = "N")]
+    number: Option<String>,
+}
+
+/// Give the account a new identity, after the old key was stolen.
+///
+/// All devices, contacts and groups get the new key; each contact is warned, and has to compare and trust it. It needs
+/// the password: the new key's backup on the server is encrypted under it.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+First revoke the device that was stolen (`fastchatctl device revoke`), and change the password if it may be known.
+
+Examples:
+  fastchatctl key rotate
+  fastchatctl key rotate --yes --password-file password")]
+pub(crate) struct Rotate {
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Read the password from the first line of stdin
+    #[arg(long, conflicts_with = "password_file")]
+    password_stdin: bool,
+    /// Read the password from the first line of this file
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
 }
 
 impl Key {
@@ -87,6 +119,7 @@ impl Key {
             Self::Show(command) => command.run(context).await,
             Self::Verify(command) => command.run(context).await,
             Self::Trust(command) => command.run(context).await,
+            Self::Rotate(command) => command.run(context).await,
         }
     }
 }
@@ -101,7 +134,7 @@ impl Show {
         }
         context.out.text(described(&answer.value))?;
         if self.qr || (!self.no_qr && io::stdout().is_terminal()) {
-            context.out.text(qr(&answer.value.qr)?)?;
+            context.out.text(qr::shown(&answer.value.qr)?)?;
         }
         Ok(Exit::Ok)
     }
@@ -141,29 +174,22 @@ fn grid(text: &str, size: usize, groups: usize) -> String {
     chunks.chunks(groups).map(|line| format!("  {}\n", line.join(" "))).collect()
 }
 
-/// A QR code of half blocks: black on white where colours may be used, else for light text on a dark ground.
-fn qr(content: &str) -> Result<String, Failure> {
-    let code = QrCode::new(content).map_err(|error| {
-        Failure::new(Exit::Internal, "internal", format!("no QR code can be made of the key: {error}"))
-    })?;
-    let mut render = code.render::<Dense1x2>();
-    if !has_colour() {
-        return Ok(render.dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build());
-    }
-    let paper = AnsiColor::Black.on(AnsiColor::BrightWhite);
-    Ok(render.build().lines().map(|line| format!("{paper}{line}{paper:#}\n")).collect())
-}
-
 impl Verify {
     async fn run(self, context: &Context) -> Outcome {
-        let number = self.number.map(|number| check_number(&number)).transpose()?;
+        let number = match (&self.number, &self.qr) {
+            (Some(number), _) => Some(check_number(number)?),
+            (None, Some(text)) => Some(scanned(text)?),
+            (None, None) => None,
+        };
         let mut client = context.connect().await?;
         if number.is_none() && !self.yes {
             if !is_interactive() {
                 return Err(Failure::usage(
                     "whether the safety numbers are the same has to be said, and no terminal is there",
                 )
-                .next("give the other side's number with `--number N`, or `--yes` if they were compared"));
+                .next(
+                    "give what the other side shows with `--number N` or `--qr TEXT`, or `--yes` if they were compared",
+                ));
             }
             let request = ShowKey { account: context.account.clone(), contact: self.contact.clone() };
             let keys = call::<method::ShowKeys>(&mut client, &request).await?.value;
@@ -199,9 +225,23 @@ fn check_number(number: &str) -> Result<String, Failure> {
     Ok(digits.chunks(5).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join(" "))
 }
 
+/// The number in what a scanner read from the other side's QR code.
+fn scanned(text: &str) -> Result<String, Failure> {
+    let wrong =
+        |why: &str| Failure::usage(why).next("`fastchatctl key show NAME` on the other side shows the right one");
+    match text.trim().split_once(':') {
+        Some(("fastchat-safety", number)) => check_number(number),
+        Some(("fastchat-key", _)) => {
+            Err(wrong("that code holds the other side's own key alone, not the safety number"))
+        }
+        _ => Err(wrong("that is no QR code of a safety number")),
+    }
+}
+
 impl Trust {
     async fn run(self, context: &Context) -> Outcome {
-        let request = OfContact { account: context.account.clone(), contact: self.contact };
+        let safety_number = self.number.map(|number| check_number(&number)).transpose()?.unwrap_or_default();
+        let request = TrustKey { account: context.account.clone(), contact: self.contact, safety_number };
         let answer = context.call::<method::TrustContactKey>(&request).await?;
         if context.out.json {
             context.out.json(&answer.raw)?;
@@ -209,6 +249,32 @@ impl Trust {
         }
         let name = safe_text::line(&answer.value.contact);
         context.out.done(format!("the key of {name} is trusted; what was held goes out"))?;
+        Ok(Exit::Ok)
+    }
+}
+
+impl Rotate {
+    async fn run(self, context: &Context) -> Outcome {
+        let question = format!(
+            "{YELLOW}A new identity replaces the account's key.{YELLOW:#} Every contact is warned, and has to compare \
+             and trust the new key;\nthe old one cannot be brought back. Give the account a new identity?"
+        );
+        insist(self.yes, &question)?;
+        let mut client = context.connect().await?;
+        let (stdin, file) = (self.password_stdin, self.password_file);
+        let source = Source { what: "password", stdin, file, ways: "`--password-stdin` or `--password-file FILE`" };
+        let password = source.obtain("Password: ", false, context.out)?.to_string();
+        let mut request = Rotation { account: context.account.clone(), password };
+        client.set_deadline(context.timeout.unwrap_or(ROTATE));
+        let answer = call::<method::RotateKey>(&mut client, &request).await;
+        request.password.zeroize();
+        let answer = answer?;
+        if context.out.json {
+            context.out.json(&answer.raw)?;
+            return Ok(Exit::Ok);
+        }
+        let key = grid(&safe_text::line(&answer.value.own), 4, 8);
+        context.out.done(format!("the account has a new key; its fingerprint is\n{key}"))?;
         Ok(Exit::Ok)
     }
 }
@@ -239,6 +305,15 @@ mod tests {
         let text = described(&keys(&["67890"; 12].join(" ")));
         assert!(text.contains("  12345 12345 12345 12345\n") && text.contains("  67890 67890 67890 67890\n"));
         assert!(text.contains("fastchatctl key trust bob") && !text.contains("key verify"));
+    }
+
+    #[test]
+    fn only_the_qr_code_of_a_safety_number_counts() {
+        let number = "12345".repeat(12);
+        assert_eq!(scanned(&format!("fastchat-safety:{number}\n")).ok(), Some(["12345"; 12].join(" ")));
+        for wrong in [&format!("fastchat-key:bob@h:1:{number}"), &number, "fastchat-safety:123", ""] {
+            assert!(scanned(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

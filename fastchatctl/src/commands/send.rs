@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use fastchat_ipc::{Account, AccountState, Empty, ErrorCode, MessageState, SendResult, Sent, Wait, method};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::commands::{Outcome, account};
@@ -32,17 +33,18 @@ stays queued.
 
 Examples:
   fastchatctl send bob -m 'hi'
+  fastchatctl send 'Night shift' -m 'who is on call?'
   fastchatctl send bob carol -m 'lunch?' --wait delivered --timeout 1m
   systemctl status nginx | fastchatctl send ops -
   fastchatctl send ops -m 'backup done' --idempotency-key backup-2026-11-21")]
 pub(crate) struct Send {
-    /// Names or aliases; `-` at the end reads the text from stdin
+    /// Names or aliases of people, names of groups; `-` at the end reads the text from stdin
     #[arg(value_name = "TO", required = true)]
     to: Vec<String>,
     /// The text
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     message: Option<String>,
-    /// How long to wait: until it is on this disk, on the server, or on the other's device
+    /// How long to wait: until it is on this disk, on the server, or on the other's device (in a group: on everybody's)
     #[arg(long, value_enum, default_value_t = Until::Queued)]
     wait: Until,
     /// The same key again is the same message: it is sent once
@@ -242,9 +244,11 @@ fn problem(sent: &Sent, exit: Exit) -> Failure {
     };
     let failure = Failure::new(exit, state, format!("{to}: {state}{kept}: {}", error.message));
     if error.code == ErrorCode::IdentityChanged {
-        let argument = safe_text::argument(to);
+        // In a group it is a member's key.
+        let contact = error.data.get("contact").and_then(Value::as_str).unwrap_or(to);
+        let argument = safe_text::argument(contact);
         return failure
-            .next(format!("`fastchatctl key show {argument}` and compare the number with {to}"))
+            .next(format!("`fastchatctl key show {argument}` and compare the number with {contact}"))
             .next(format!("`fastchatctl key trust {argument}` if it is right; then the message goes out"));
     }
     failure.next(error.hint.clone().unwrap_or_else(|| "`fastchatctl outbox list`".to_owned()))
@@ -274,6 +278,14 @@ mod tests {
         assert!(from_stdin(&mut &[&longest[..], b"x"].concat()[..]).is_err());
         assert!(from_stdin(&mut &[&longest[..], b"\n\n"].concat()[..]).is_err());
         assert!(from_stdin(&mut &b"\xff"[..]).is_err());
+    }
+
+    #[test]
+    fn a_message_held_in_a_group_names_the_member_to_look_at() {
+        let error = ApiError::new(ErrorCode::IdentityChanged, "the key of carol has changed").with("contact", "carol");
+        let held = Sent { to: "ops".into(), error: Some(error), ..sent(MessageState::Held, None) };
+        let text = format!("{:?}", problem(&held, Exit::Untrusted));
+        assert!(text.contains("key show carol") && text.contains("key trust carol"), "{text}");
     }
 
     #[test]

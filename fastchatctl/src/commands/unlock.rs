@@ -38,7 +38,12 @@ impl Unlock {
             let mut request = fastchat_ipc::Unlock::default();
             if status.value.key_store == KeyStore::Passphrase {
                 let (stdin, file) = (self.passphrase_stdin, self.passphrase_file);
-                let source = Source { what: "passphrase", stdin, file };
+                let source = Source {
+                    what: "passphrase",
+                    stdin,
+                    file,
+                    ways: "`--passphrase-stdin` or `--passphrase-file FILE`",
+                };
                 request.passphrase = source.obtain("Passphrase for the keys on this device: ", false, out)?.to_string();
             }
             let answer = call::<method::DaemonUnlock>(&mut client, &request).await;

@@ -30,13 +30,16 @@ use crate::safe_text;
 /// The first and the longest wait between attempts to reach a daemon that has gone.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// What `--event` takes.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 13] = [
     "message_received",
     "message_state",
     "chat_read",
     "chat_changed",
+    "group_changed",
     "contact_changed",
     "identity_changed",
+    "devices_changed",
+    "new_device",
     "presence",
     "account_state",
     "account_changed",
@@ -162,7 +165,7 @@ impl Watching<'_> {
     async fn show(&mut self, event: &Event) -> Result<bool, Failure> {
         let value = serde_json::to_value(event).unwrap_or_default();
         let kind = value.get("event").and_then(Value::as_str).unwrap_or_default();
-        if let EventKind::ChatChanged { chat } = &event.kind {
+        if let EventKind::ChatChanged { chat } | EventKind::GroupChanged { chat, .. } = &event.kind {
             self.chats.remove(chat);
         }
         let is_named = self.kinds.iter().any(|named| named == kind);
@@ -206,6 +209,10 @@ impl Watching<'_> {
                 let reason = reason.as_ref().map(|reason| format!(": {}", safe_text::line(reason))).unwrap_or_default();
                 format!("{style}{}: {word}{reason}{style:#}", safe_text::line(&event.account))
             }
+            EventKind::NewDevice { device, name } => {
+                let (name, device) = (safe_text::line(name), safe_text::argument(device));
+                format!("{RED}new device on the account: {name}; not yours? fastchatctl device revoke {device}{RED:#}")
+            }
             EventKind::EventsLost {} => {
                 format!("{YELLOW}older events are no longer kept; fastchatctl history CHAT shows messages{YELLOW:#}")
             }
@@ -217,6 +224,8 @@ impl Watching<'_> {
             EventKind::ChatRead { chat, unread } => format!("{}: {unread} unread", self.title(event, chat).await),
             EventKind::ChatChanged { chat } => format!("{} has changed", self.title(event, chat).await),
             EventKind::ContactChanged { contact } => format!("contact {} has changed", safe_text::line(contact)),
+            EventKind::GroupChanged { chat, .. } => format!("group {} has changed", self.title(event, chat).await),
+            EventKind::DevicesChanged {} => "the account's devices have changed".to_owned(),
             EventKind::AccountChanged {} => "the accounts have changed".to_owned(),
         };
         Some(format!("{DIM}{}{DIM:#} {line}", clock.stamp(event.at_ms)))

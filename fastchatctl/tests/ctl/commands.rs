@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use fastchat_ipc::{METHODS, Request};
 use serde_json::{Value, json};
 
-use crate::fake_daemon::{FakeDaemon, Reply, failed, stderr, stdout};
+use crate::fake_daemon::{FakeDaemon, Reply, failed, on_a_terminal, stderr, stdout};
+
+/// Methods that have nothing to say.
+const EMPTY: [&str; 4] = ["contact.remove", "account.logout", "account.password", "device.revoke"];
 
 fn account() -> Value {
     json!({
@@ -50,8 +53,33 @@ fn keys() -> Value {
     })
 }
 
+fn group(pending: &[&str]) -> Value {
+    json!({
+        "id": "g1", "account": "alice@h:1", "name": "ops", "topic": "troubles", "chat": "c2", "admin": true,
+        "members": [
+            { "name": "alice", "admin": true, "devices": 2, "verified": true, "key_changed": false, "leaving": false },
+            { "name": "bob", "admin": false, "devices": 1, "verified": true, "key_changed": false, "leaving": true },
+        ],
+        "state": "active", "epoch": 7, "authenticator": "ab".repeat(48), "pending": pending, "unread": 1,
+        "created_at_ms": 1,
+    })
+}
+
+fn device() -> Value {
+    json!({
+        "id": "d1", "name": "laptop", "added_at_ms": 1, "seen_at_ms": 1, "connected": true, "current": true,
+    })
+}
+
+fn backup() -> Value {
+    json!({
+        "path": "/x/a.backup", "account": "alice@h:1", "created_at_ms": 1, "contacts": 1, "chats": 2, "messages": 3,
+        "fingerprint": "ab", "bytes": 4096,
+    })
+}
+
 /// A result of every method, with a field that this version does not know.
-fn result(method: &str) -> Value {
+pub(crate) fn result(method: &str) -> Value {
     let mut result = match method {
         "daemon.status" | "daemon.unlock" => status(),
         "daemon.doctor" => json!({ "checks": [{ "check": "store", "verdict": "ok", "found": "fine", "next": "" }] }),
@@ -61,7 +89,19 @@ fn result(method: &str) -> Value {
         "unread" | "mark_read" => json!({ "direct": 1, "group": 2, "requests": 3 }),
         "history" => json!({ "chat": "c1", "messages": [], "more": false }),
         "contact.list" => json!({ "contacts": [contact()] }),
-        "contact.remove" | "account.logout" => json!({}),
+        name if EMPTY.contains(&name) => json!({}),
+        "group.list" => json!({ "groups": [group(&[])] }),
+        name if name.starts_with("group.") => group(&[]),
+        "device.list" => json!({ "devices": [device()] }),
+        "device.rename" | "device.link_confirm" => device(),
+        "device.link" => json!({ "link": "l1", "sas": "123 456", "device_name": "tablet" }),
+        "account.link_begin" => {
+            json!({ "link": "l1", "code": "CODE-1", "qr": "fastchat-link:CODE-1", "expires_at_ms": 9_999_999_999_999u64 })
+        }
+        "account.link_wait" => json!({ "sas": "123 456", "account": "alice@h:1" }),
+        "account.link_finish" => account(),
+        "backup.restore" => json!({ "backup": backup(), "contacts": 1, "chats": 0, "messages": 3 }),
+        name if name.starts_with("backup.") => backup(),
         name if name.starts_with("contact.") => contact(),
         name if name.starts_with("key.") => keys(),
         "outbox.list" => json!({ "messages": [] }),
@@ -70,11 +110,14 @@ fn result(method: &str) -> Value {
         name if name.starts_with("notify.") => notify_status(),
         other => panic!("no result for {other}"),
     };
-    if !matches!(method, "contact.remove" | "account.logout") {
+    if !EMPTY.contains(&method) {
         result["field_of_a_later_version"] = json!(7);
     }
     result
 }
+
+/// A safety number.
+const NUMBER: &str = "12345 12345 12345 12345 12345 12345 12345 12345 12345 12345 12345 12345";
 
 /// The command line, the method that it calls last, and parts of its parameters.
 fn command_lines() -> Vec<(&'static [&'static str], &'static str, Value)> {
@@ -98,7 +141,28 @@ fn command_lines() -> Vec<(&'static [&'static str], &'static str, Value)> {
         (&["contact", "alias", "bob", "B"], "contact.alias", json!({ "contact": "bob", "alias": "B" })),
         (&["key", "show", "bob"], "key.show", json!({ "contact": "bob" })),
         (&["key", "verify", "bob", "--yes"], "key.verify", json!({ "contact": "bob", "safety_number": "" })),
-        (&["key", "trust", "bob"], "key.trust", json!({ "contact": "bob" })),
+        (&["key", "trust", "bob"], "key.trust", json!({ "contact": "bob", "safety_number": "" })),
+        (&["key", "trust", "bob", "--number", NUMBER], "key.trust", json!({ "safety_number": NUMBER })),
+        (&["key", "verify", "bob", "--number", NUMBER], "key.verify", json!({ "safety_number": NUMBER })),
+        (&["group", "create", "ops", "bob", "carol"], "group.create", json!({ "members": ["bob", "carol"] })),
+        (
+            &["group", "create", "ops", "--topic", "t"],
+            "group.create",
+            json!({ "name": "ops", "topic": "t", "members": [] }),
+        ),
+        (&["group", "list"], "group.list", json!({})),
+        (&["group", "show", "ops"], "group.show", json!({ "group": "ops" })),
+        (&["group", "rename", "ops", "lab"], "group.rename", json!({ "group": "ops", "name": "lab" })),
+        (&["group", "topic", "ops", ""], "group.topic", json!({ "group": "ops", "topic": "" })),
+        (&["group", "add", "ops", "bob"], "group.add", json!({ "group": "ops", "members": ["bob"] })),
+        (&["group", "remove", "ops", "bob", "carol"], "group.remove", json!({ "members": ["bob", "carol"] })),
+        (&["group", "promote", "ops", "bob"], "group.promote", json!({ "members": ["bob"] })),
+        (&["group", "demote", "ops", "bob"], "group.demote", json!({ "members": ["bob"] })),
+        (&["group", "leave", "ops"], "group.leave", json!({ "group": "ops" })),
+        (&["group", "delete", "ops", "--yes"], "group.delete", json!({ "group": "ops" })),
+        (&["device", "list"], "device.list", json!({})),
+        (&["device", "rename", "laptop", "old one"], "device.rename", json!({ "device": "laptop", "name": "old one" })),
+        (&["device", "revoke", "phone"], "device.revoke", json!({ "device": "phone" })),
         (&["outbox", "list"], "outbox.list", json!({})),
         (&["outbox", "retry"], "outbox.retry", json!({ "id": "" })),
         (&["outbox", "cancel", "m1"], "outbox.cancel", json!({ "id": "m1" })),
@@ -140,13 +204,85 @@ fn each_command_calls_its_method_and_json_gives_the_result_as_it_came() {
 fn every_method_but_the_low_level_ones_has_a_command() {
     let called: BTreeSet<&str> = command_lines().iter().map(|(_, method, _)| *method).collect();
     // Proved by tests of their own.
-    let elsewhere = ["account.list", "account.login", "account.register", "daemon.doctor", "events.subscribe"];
+    let elsewhere = [
+        "account.link_begin",
+        "account.link_finish",
+        "account.link_wait",
+        "account.list",
+        "account.login",
+        "account.password",
+        "account.register",
+        "backup.create",
+        "backup.restore",
+        "backup.verify",
+        "daemon.doctor",
+        "device.link",
+        "device.link_confirm",
+        "events.subscribe",
+        "key.rotate",
+    ];
     // For programs: by `rpc`.
     let by_rpc = ["events.read", "rpc.discover"];
     for method in METHODS {
         let name = method.name;
         assert!(called.contains(name) || elsewhere.contains(&name) || by_rpc.contains(&name), "{name}");
     }
+}
+
+#[test]
+fn a_change_that_is_not_done_yet_is_told_as_under_way() {
+    let daemon = FakeDaemon::start(|_, _| Reply::Result(group(&["adding carol"])));
+    let output = daemon.ctl(&["group", "add", "ops", "carol"]).output().unwrap();
+    assert_eq!(stdout(&output), "ops: adding carol, under way\n");
+    assert!(stderr(&output).contains("fastchatctl group show ops"), "{}", stderr(&output));
+}
+
+#[test]
+fn what_nobody_can_undo_for_others_needs_a_yes_from_a_script_too() {
+    let daemon = FakeDaemon::start(|method, _| Reply::Result(result(method)));
+    for line in [&["group", "delete", "ops"][..], &["key", "rotate"]] {
+        let output = daemon.ctl(line).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line:?}");
+        assert!(stderr(&output).contains("--yes"), "{}", stderr(&output));
+    }
+    assert!(daemon.try_asked().is_none());
+}
+
+#[test]
+fn at_a_terminal_an_end_is_asked_about_and_no_ends_nothing() {
+    let daemon = FakeDaemon::start(|method, _| Reply::Result(result(method)));
+    for line in [
+        &["group", "remove", "ops", "bob"][..],
+        &["group", "leave", "ops"],
+        &["group", "delete", "ops"],
+        &["device", "revoke", "phone"],
+    ] {
+        let output = on_a_terminal(&daemon.ctl(line), "no\n");
+        assert_eq!(output.status.code(), Some(1), "{line:?}: {}", stdout(&output));
+        assert!(daemon.try_asked().is_none(), "{line:?}");
+        let output = on_a_terminal(&daemon.ctl(line), "yes\n");
+        assert!(output.status.success(), "{line:?}: {}", stdout(&output));
+        daemon.asked();
+    }
+}
+
+#[test]
+fn status_tells_what_waits_in_the_groups_of_an_unlocked_store() {
+    let daemon = FakeDaemon::start(|method, _| {
+        Reply::Result(match method {
+            "daemon.status" => json!({
+                "version": "0.1.0", "pid": 1, "uptime_ms": 1, "locked": false, "key_store": "file", "bus": false,
+                "cursor": "1", "accounts": [account()],
+            }),
+            "group.list" => json!({ "groups": [group(&["adding carol"])] }),
+            other => result(other),
+        })
+    });
+    let shown = stdout(&daemon.ctl(&["status"]).output().unwrap());
+    assert!(
+        shown.contains("alice@h:1  online  1 contact (1 verified), 1 group\n  ops              adding carol\n"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod commands;
 mod daemon_start;
+mod devices;
 mod fake_daemon;
 mod safety;
 mod send;

@@ -26,6 +26,20 @@ fn hostile(method: &str) -> Reply {
         "account": HOSTILE, "state": "offline", "reason": HOSTILE, "device": HOSTILE, "device_name": HOSTILE,
         "fingerprint": HOSTILE, "pin": HOSTILE, "outbox": 1,
     });
+    let group = json!({
+        "id": HOSTILE, "account": HOSTILE, "name": HOSTILE, "topic": HOSTILE, "chat": HOSTILE, "admin": false,
+        "members": [{
+            "name": HOSTILE, "admin": true, "devices": 1, "verified": false, "key_changed": true, "leaving": true,
+        }],
+        "state": "joining", "epoch": 1, "authenticator": HOSTILE, "pending": [HOSTILE], "unread": 1, "created_at_ms": 1,
+    });
+    let device = json!({
+        "id": HOSTILE, "name": HOSTILE, "added_at_ms": 1, "seen_at_ms": 0, "connected": false, "current": false,
+    });
+    let new_device = json!({
+        "cursor": "2", "at_ms": 1, "account": HOSTILE, "durable": true, "event": "new_device", "device": HOSTILE,
+        "name": HOSTILE,
+    });
     Reply::Result(match method {
         "history" => json!({ "chat": HOSTILE, "messages": [message], "more": true }),
         "chats" => json!({ "chats": [chat] }),
@@ -39,6 +53,13 @@ fn hostile(method: &str) -> Reply {
             "cursor": "1", "accounts": [account],
         }),
         "account.list" => json!({ "accounts": [account] }),
+        "group.list" => json!({ "groups": [group] }),
+        "group.add" | "group.show" => group,
+        "device.list" => json!({ "devices": [device, device] }),
+        "backup.verify" => json!({
+            "path": HOSTILE, "account": HOSTILE, "created_at_ms": 1, "contacts": 1, "chats": 1, "messages": 1,
+            "fingerprint": HOSTILE, "bytes": 1,
+        }),
         "notify.status" => json!({
             "backend": HOSTILE, "server": HOSTILE, "capabilities": [HOSTILE], "reply": HOSTILE, "preview": "full",
             "dnd": false, "dnd_until_ms": 0, "muted": [HOSTILE],
@@ -51,7 +72,7 @@ fn hostile(method: &str) -> Reply {
             "to": HOSTILE, "id": "m", "chat": "c", "state": "failed",
             "error": { "code": "refused", "message": HOSTILE, "hint": HOSTILE },
         }] }),
-        "events.subscribe" => return Reply::Events(vec![event]),
+        "events.subscribe" => return Reply::Events(vec![new_device, event]),
         _ => return Reply::Error(json!({ "code": "refused", "message": HOSTILE, "hint": HOSTILE })),
     })
 }
@@ -79,6 +100,17 @@ fn no_command_lets_an_escape_through() {
         &["rpc", "history"],
         &["rpc", "nonsense"],
         &["mark-read", HOSTILE],
+        &["group", "list"],
+        &["group", "show", "ops"],
+        &["group", "add", "ops", HOSTILE],
+        &["group", "create", HOSTILE],
+        &["group", "topic", "ops", HOSTILE],
+        &["group", "leave", HOSTILE],
+        &["device", "list"],
+        &["device", "revoke", HOSTILE],
+        &["backup", "verify", "x", "--passphrase-file", "/proc/sys/kernel/ostype"],
+        &["watch", "--once", "--event", "message_received", "--timeout", "10s"],
+        &["link", "h"],
     ];
     for line in lines {
         for json in [&[][..], &["--json"]] {
@@ -162,5 +194,5 @@ fn every_command_has_a_line_of_help_and_an_example() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 35, "commands were added or lost");
+    assert_eq!(seen, 56, "commands were added or lost");
 }

@@ -1,10 +1,12 @@
-//! How a chat gets its conversation: made by us, joined on somebody's Welcome, replaced when a device changes.
+//! How a chat with one account gets its conversation: made by us, replaced when a device changes.
 //!
 //! **Invariant**: a conversation carries messages only between identities that we go by; another identity holds the chat
 //! until somebody trusts it.
 
-use fastchat_e2ee::{CreateError, IdentityKey, JoinError, PeerPackages, Transaction};
-use fastchat_ipc::{ContactState, EventKind, MessageState};
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastchat_e2ee::{CreateError, IdentityKey, PeerPackages, Transaction, WelcomeFor};
+use fastchat_ipc::{EventKind, MessageState};
 use fastchat_wire::{AccountName, Code, ConversationId, DeviceId, v1};
 use prost::Message as _;
 use uuid::Uuid;
@@ -14,15 +16,14 @@ use crate::{
     link::api_error,
     store::{
         StoreError, Write,
-        rows::{ChatRow, ContactRow, ConversationRow, OutboxRow},
+        rows::{ChatRow, ConversationRow, OutboxRow, Peer},
     },
 };
 
 use super::{
     Broken, Core,
-    live::Asked,
+    live::{Asked, Claims, Live},
     outbox::held_reason,
-    receive::{LAST_SEQ, Step},
     session::who_error,
 };
 
@@ -37,7 +38,8 @@ const LONGEST_ADVICE_MS: u64 = 3_600_000;
 impl Core {
     /// Begins to make a chat's conversation, or goes on with it.
     pub(super) fn establish(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
-        let Some(name) = self.contact_of_chat(account, chat).map(|row| row.name.clone()) else { return Ok(()) };
+        let Some(name) = self.counterpart(account, chat) else { return Ok(()) };
+        let own = self.own_account_name(account).filter(|_| self.live.get(&account).is_some_and(Live::has_siblings));
         let later = self.now + LONGEST_PAUSE_MS;
         let work = self.work(account, chat);
         if work.establishing {
@@ -55,39 +57,90 @@ impl Core {
             let conversation = ConversationId::from_wire(&create.conversation).map_err(|_| StoreError::Damaged)?;
             self.ask(account, Asked::Create { chat, conversation }, Ask::CreateDirect(create));
         } else {
-            let body = Ask::ClaimKeyPackages(v1::ClaimKeyPackages { account: name.to_string() });
-            self.ask(account, Asked::Claim { chat }, body);
+            self.claim(account, chat, 0, [name].into_iter().chain(own).collect());
         }
         Ok(())
     }
 
-    /// Key packages have come: the conversation is made with them.
-    pub(super) fn claimed(&mut self, account: u32, chat: u32, packages: &v1::KeyPackages) -> Result<(), Broken> {
+    /// The other side of a chat with one account; our own name for the chat of our own devices.
+    fn counterpart(&self, account: u32, chat: u32) -> Option<AccountName> {
+        match self.store.tables().chats.get(&(account, chat))?.peer {
+            Peer::Contact(_) => self.contact_of_chat(account, chat).map(|contact| contact.name.clone()),
+            Peer::Own => self.own_account_name(account),
+            Peer::Group => None,
+        }
+    }
+
+    pub(super) fn own_account_name(&self, account: u32) -> Option<AccountName> {
+        self.store.tables().accounts.get(&account).map(|row| row.name.clone())
+    }
+
+    /// Asks for key packages of all devices of some accounts.
+    pub(super) fn claim(&mut self, account: u32, chat: u32, task: u64, wanted: BTreeSet<AccountName>) {
+        for name in &wanted {
+            let body = Ask::ClaimKeyPackages(v1::ClaimKeyPackages { account: name.to_string() });
+            self.ask(account, Asked::Claim { chat, name: name.clone() }, body);
+        }
+        self.work(account, chat).claims = Some(Claims { task, wanted, ..Claims::default() });
+    }
+
+    /// Key packages have come. When all are there, they are used.
+    pub(super) fn claimed(
+        &mut self,
+        account: u32,
+        chat: u32,
+        name: AccountName,
+        packages: v1::KeyPackages,
+    ) -> Result<(), Broken> {
+        let work = self.work(account, chat);
+        let Some(claims) = work.claims.as_mut().filter(|claims| claims.wanted.contains(&name)) else { return Ok(()) };
+        claims.got.insert(name, packages);
+        if claims.got.len() < claims.wanted.len() {
+            return Ok(());
+        }
+        let claims = work.claims.take().unwrap_or_default();
+        match claims.task {
+            0 => self.make_direct(account, chat, &claims.got),
+            _ => self.add_claimed(account, chat, &claims),
+        }
+    }
+
+    /// The direct conversation is made with the key packages of both sides' devices.
+    fn make_direct(
+        &mut self,
+        account: u32,
+        chat: u32,
+        got: &BTreeMap<AccountName, v1::KeyPackages>,
+    ) -> Result<(), Broken> {
         self.work(account, chat).establishing = false;
-        let Some((mut contact, row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
+        let (Some(row), Some(name)) = (self.chat_row(account, chat), self.counterpart(account, chat)) else {
+            return Ok(());
+        };
         if row.conversation.is_some() {
             return self.pump(account, chat);
         }
+        let Some(packages) = got.get(&name) else { return Ok(()) };
         let Ok(identity) = IdentityKey::from_der(&packages.identity_key) else {
             let failure = v1::Failure::new(Code::Internal, "the server named an identity key that is none");
-            return self.claim_failed(account, chat, &failure);
+            return self.claim_failed(account, chat, &name, &failure);
         };
-        match &contact.identity {
-            Some(known) if known.as_slice() != identity.to_der() => {
-                return self.identity_changed(account, row.contact, identity.to_der());
+        let mut contact = self.contact_of_chat(account, chat).cloned();
+        if let (Some(contact), Peer::Contact(number)) = (&mut contact, row.peer) {
+            let known = self.known_fingerprint(account, &name);
+            if known.is_some_and(|known| known != identity.fingerprint()) {
+                return self.identity_changed(account, number, identity.to_der());
             }
-            Some(_) => {}
-            None => contact.identity = Some(identity.to_der().to_vec()),
+            contact.identity.get_or_insert_with(|| identity.to_der().to_vec());
         }
         let conversation = ConversationId::generate();
-        let created = match self.create(account, conversation, &contact.name, &identity, packages) {
+        let created = match self.create(account, conversation, (&name, &identity), got) {
             Ok(created) => created,
             Err(CreateError::Store(error)) => {
                 tracing::error!(%error, "the encryption state cannot be read");
                 return Err(StoreError::Damaged);
             }
             Err(error) => {
-                let text = format!("the server's key packages for {} are refused: {error}", contact.name);
+                let text = format!("the server's key packages for {name} are refused: {error}");
                 tracing::warn!(%error, "key packages refused");
                 return self.fail_outbox(account, chat, &text);
             }
@@ -97,9 +150,12 @@ impl Core {
         let mut write = Write::default();
         write.state(account, changes);
         write.creation(account, chat, Some(&frame.encode_to_vec()))?;
-        write.contact(account, row.contact, Some(contact));
+        if let (Peer::Contact(number), Some(contact)) = (row.peer, contact) {
+            write.contact(account, number, Some(contact));
+        }
         // From the moment the server has it, its entries may come before its answer does.
-        write.conversation(account, conversation, Some(ConversationRow::begun(chat, 0)));
+        let begun = ConversationRow { epoch: frame.epoch, ..self.begun(account, chat, conversation, 0) };
+        write.conversation(account, conversation, Some(begun));
         self.commit(write, account, Vec::new())?;
         self.establish(account, chat)
     }
@@ -108,43 +164,49 @@ impl Core {
         &self,
         account: u32,
         conversation: ConversationId,
-        peer: &AccountName,
-        identity: &IdentityKey,
-        packages: &v1::KeyPackages,
+        (peer, identity): (&AccountName, &IdentityKey),
+        got: &BTreeMap<AccountName, v1::KeyPackages>,
     ) -> Result<(fastchat_e2ee::Changes, v1::CreateDirect), CreateError> {
         let live = self.live.get(&account).ok_or(CreateError::Devices)?;
-        let devices: Vec<(Uuid, &[u8])> = packages
-            .packages
-            .iter()
-            .filter_map(|package| Some((DeviceId::from_wire(&package.device).ok()?.0, package.key_package.as_ref())))
-            .collect();
+        let of = |name: &AccountName| got.get(name).map(devices_and_packages).unwrap_or_default();
+        let own_name = self.own_account_name(account);
+        let own = own_name.filter(|own| own != peer).map(|own| of(&own)).unwrap_or_default();
+        let theirs = of(peer);
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
-        let peer_packages = PeerPackages { account: peer.as_str(), identity, packages: &devices };
-        let created = transaction.create_direct(&live.identity, &live.device, conversation.0, &peer_packages)?;
-        let welcomes = created.welcomes.into_iter().map(|(device, welcome)| v1::Welcome {
-            device: DeviceId(device).to_wire(),
-            welcome: welcome.into(),
-            friend_key: created.friend_key.clone().into(),
-        });
+        let peer_packages = PeerPackages { account: peer.as_str(), identity, packages: &theirs };
+        let created = transaction.create_direct(&live.identity, &live.device, conversation.0, &peer_packages, &own)?;
         let frame = v1::CreateDirect {
             conversation: conversation.to_wire(),
             peer: peer.to_string(),
             epoch: created.epoch,
-            welcomes: welcomes.collect(),
+            welcomes: created.welcomes.into_iter().map(wire_welcome).collect(),
             replaces: bytes::Bytes::new(),
+            group_info: created.group_info.into(),
         };
         Ok((transaction.into_changes(), frame))
     }
 
-    pub(super) fn claim_failed(&mut self, account: u32, chat: u32, failure: &v1::Failure) -> Result<(), Broken> {
-        self.work(account, chat).establishing = false;
+    pub(super) fn claim_failed(
+        &mut self,
+        account: u32,
+        chat: u32,
+        name: &AccountName,
+        failure: &v1::Failure,
+    ) -> Result<(), Broken> {
+        let work = self.work(account, chat);
+        work.establishing = false;
+        let Some(claims) = work.claims.take() else { return Ok(()) };
         if failure.code().is_temporary() {
             self.retry_later(account, chat, failure);
             return Ok(());
         }
-        let Some(name) = self.contact_of_chat(account, chat).map(|row| row.name.clone()) else { return Ok(()) };
-        self.fail_outbox(account, chat, &who_error(&name, failure).message)
+        let error = who_error(name, failure);
+        if claims.task == 0 {
+            self.fail_outbox(account, chat, &error.message)
+        } else {
+            self.fail_task(account, chat, claims.task, &error)
+        }
     }
 
     /// The server has answered a creation: ours counts, or another one does.
@@ -156,7 +218,7 @@ impl Core {
         direct: &v1::Direct,
     ) -> Result<(), Broken> {
         self.work(account, chat).establishing = false;
-        let Some((_, mut row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
+        let Some(mut row) = self.chat_row(account, chat) else { return Ok(()) };
         let mut write = Write::default();
         write.creation(account, chat, None)?;
         let ours = direct.created || direct.conversation == conversation.to_wire();
@@ -217,7 +279,9 @@ impl Core {
             self.retry_later(account, chat, failure);
             return Ok(());
         }
-        let Some((contact, mut row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
+        let (Some(mut row), Some(name)) = (self.chat_row(account, chat), self.counterpart(account, chat)) else {
+            return Ok(());
+        };
         let mut write = Write::default();
         match failure.code() {
             // A try whose answer was lost may have made it: it is asked for again when somebody wants it.
@@ -237,108 +301,12 @@ impl Core {
         self.commit(write, account, Vec::new())?;
         match failure.code() {
             // The peer's devices are others by now, or the conversation has ended: begin anew.
-            Code::Invalid | Code::Conflict | Code::NoKeyPackages => self.establish(account, chat),
-            _ => self.fail_outbox(account, chat, &who_error(&contact.name, failure).message),
-        }
-    }
-
-    /// Somebody made a conversation with us.
-    pub(super) fn take_joining(&mut self, account: u32, joining: v1::Joining) -> Result<(), Broken> {
-        let Ok(id) = ConversationId::from_wire(&joining.conversation) else { return Ok(()) };
-        if self.store.tables().conversations.contains_key(&(account, id)) {
-            self.acknowledge(account, id);
-            return Ok(());
-        }
-        if !self.store.has_room() {
-            return self.stall(account);
-        }
-        let (Ok(creator), Ok(identity)) =
-            (joining.creator.parse::<AccountName>(), IdentityKey::from_der(&joining.creator_identity_key))
-        else {
-            tracing::warn!("the server sent a Welcome without a creator");
-            return Ok(());
-        };
-        if joining.start_seq > LAST_SEQ
-            || self.store.tables().accounts.get(&account).is_none_or(|row| row.name == creator)
-        {
-            tracing::warn!("the server sent a Welcome that cannot be: of ourselves, or beyond the end of a log");
-            return Ok(());
-        }
-        let (number, contact) = self.contact_for(account, &creator, ContactState::Request);
-        if contact.identity.as_deref().is_some_and(|known| known != identity.to_der()) {
-            if let Some(live) = self.live.get_mut(&account) {
-                live.hold(creator, joining);
+            Code::Invalid | Code::Conflict | Code::NoKeyPackages | Code::RosterMismatch => {
+                self.list_devices(account);
+                self.establish(account, chat)
             }
-            return self.identity_changed(account, number, identity.to_der());
+            _ => self.fail_outbox(account, chat, &who_error(&name, failure).message),
         }
-        self.join(account, id, number, contact, &identity, &joining)
-    }
-
-    fn join(
-        &mut self,
-        account: u32,
-        id: ConversationId,
-        number: u32,
-        mut contact: ContactRow,
-        identity: &IdentityKey,
-        joining: &v1::Joining,
-    ) -> Result<(), Broken> {
-        let Some(live) = self.live.get(&account) else { return Ok(()) };
-        let state = self.store.state(account);
-        let mut transaction = Transaction::new(&state);
-        let welcome = joining.welcome.clone().unwrap_or_default();
-        let creator = (contact.name.as_str(), identity);
-        let joined =
-            transaction.join_direct(&live.identity, &live.device, id.0, creator, &welcome.welcome, &welcome.friend_key);
-        let changes = transaction.into_changes();
-        if let Err(JoinError::Store(error)) = &joined {
-            tracing::error!(%error, "the encryption state cannot be read");
-            return Err(StoreError::Damaged);
-        }
-        contact.identity.get_or_insert_with(|| identity.to_der().to_vec());
-        let (chat_number, chat) = self.chat_for(account, number, &mut contact);
-        let conversation = ConversationRow::begun(chat_number, joining.start_seq);
-        let mut step = Step::new(account, id, conversation, chat, contact);
-        step.events.push(EventKind::ChatChanged { chat: step.chat.id.clone() });
-        step.events.push(EventKind::ContactChanged { contact: step.contact.name.to_string() });
-        match joined {
-            Ok(_) => {
-                step.write.state(account, changes);
-                let old = step.chat.conversation.replace(id);
-                step.chat.replaces = None;
-                // The server may have closed the one before already.
-                let former = ConversationId::from_wire(&joining.replaces).ok();
-                if old.or(former).is_some_and(|id| self.store.tables().conversations.contains_key(&(account, id))) {
-                    let name = step.contact.name.to_string();
-                    let text =
-                        format!("the encrypted conversation with {name} begins anew, as after a change of device");
-                    step.notice(self.now, text)?;
-                }
-                let mut chat = step.chat.clone();
-                self.close(&mut step.write, account, chat_number, old, &mut chat)?;
-                step.chat = chat;
-            }
-            Err(error) => {
-                step.conversation.closed = true;
-                step.chat.replaces = Some(id);
-                step.notice(self.now, format!("an encrypted conversation was offered and refused: {error}"))?;
-            }
-        }
-        self.commit_joining(step)?;
-        self.work(account, chat_number).retry_at = 0;
-        self.acknowledge(account, id);
-        self.key_package_used(account)?;
-        self.pump(account, chat_number)
-    }
-
-    /// The account's next numbers move on with the rows that took them.
-    fn commit_joining(&mut self, mut step: Step) -> Result<(), Broken> {
-        if let Some(mut row) = self.store.tables().accounts.get(&step.account).cloned() {
-            row.next_contact = row.next_contact.max(step.chat.contact + 1);
-            row.next_chat = row.next_chat.max(step.conversation.chat + 1);
-            step.write.account(step.account, row);
-        }
-        self.finish(step)
     }
 
     pub(super) fn take_closed(&mut self, account: u32, closed: &v1::Closed) -> Result<(), Broken> {
@@ -346,13 +314,13 @@ impl Core {
         // The server says it on every connection.
         let open = self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed);
         let Some(chat) = open.map(|row| row.chat) else { return Ok(()) };
-        self.leave(account, chat, id)?;
+        self.end_conversation(account, chat, id)?;
         self.pump(account, chat)
     }
 
     /// Nothing more goes into a conversation; what the other side may not have got goes into the next one.
     pub(super) fn leave(&mut self, account: u32, chat: u32, id: ConversationId) -> Result<(), Broken> {
-        let Some((_, mut row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
+        let Some(mut row) = self.chat_row(account, chat) else { return Ok(()) };
         if row.conversation == Some(id) {
             row.conversation = None;
             row.replaces = Some(id);
@@ -366,7 +334,7 @@ impl Core {
 
     /// Closes a conversation that another one follows. Messages that were not delivered through it go back to the
     /// outbox under their ids, before those that wait there: whoever has them already does not show them again.
-    fn close(
+    pub(super) fn close(
         &self,
         write: &mut Write,
         account: u32,
@@ -379,8 +347,7 @@ impl Core {
         if row.closed {
             return Ok(());
         }
-        let contact = self.store.tables().contacts.get(&(account, chat_row.contact));
-        let held = contact.filter(|contact| contact.changed_identity.is_some());
+        let held = self.changed_people(account, chat).into_iter().next();
         let mut waiting = Vec::new();
         for (seq, position) in self.store.undelivered(account, old, u64::MAX)? {
             write.undelivered(account, old, seq, None)?;
@@ -391,7 +358,8 @@ impl Core {
                     written_at_ms: message.sent_at_ms,
                     state: if held.is_some() { MessageState::Held } else { MessageState::Queued },
                     text: message.text,
-                    error: held.map_or_else(String::new, |contact| held_reason(contact.name.as_str())),
+                    sync: Vec::new(),
+                    error: held.as_ref().map_or_else(String::new, |name| held_reason(name.as_str())),
                     sealed: None,
                 });
             }
@@ -413,7 +381,7 @@ impl Core {
         Ok(())
     }
 
-    fn forget(&self, write: &mut Write, account: u32, conversation: ConversationId) {
+    pub(super) fn forget(&self, write: &mut Write, account: u32, conversation: ConversationId) {
         write.conversation(account, conversation, None);
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
@@ -443,14 +411,27 @@ impl Core {
             if work.retry_at > 0 && work.retry_at <= self.now {
                 work.retry_at = 0;
                 due.push(*key);
+            } else if work.take_in_at > 0 && work.take_in_at <= self.now {
+                work.take_in_at = 0;
+                due.push(*key);
             }
         }
         due.into_iter().try_for_each(|(account, chat)| self.pump(account, chat))
     }
 }
 
-impl ConversationRow {
-    fn begun(chat: u32, cursor: u64) -> Self {
-        Self { chat, cursor, sent_counter: 0, peer_counter: 0, peer_delivered: 0, closed: false }
+/// The devices and key packages of a server's answer.
+pub(super) fn devices_and_packages(packages: &v1::KeyPackages) -> Vec<(Uuid, &[u8])> {
+    let packages = packages.packages.iter();
+    packages
+        .filter_map(|package| Some((DeviceId::from_wire(&package.device).ok()?.0, package.key_package.as_ref())))
+        .collect()
+}
+
+pub(super) fn wire_welcome(welcome: WelcomeFor) -> v1::Welcome {
+    v1::Welcome {
+        device: DeviceId(welcome.device).to_wire(),
+        welcome: welcome.welcome.into(),
+        join_key: welcome.join_key.into(),
     }
 }

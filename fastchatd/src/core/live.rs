@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastchat_e2ee::{Device, Fingerprint, Identity};
 use fastchat_ipc::AccountState;
-use fastchat_wire::{AccountName, ConversationId, MessageId, v1};
+use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1};
 
 use super::CallId;
 
@@ -40,11 +40,19 @@ pub(super) struct Live {
     pub(super) publishing: bool,
     /// One-time key packages that the server holds for us, as far as we know.
     pub(super) packages_left: u32,
+    /// The account's devices, as the server last listed them.
+    pub(super) devices: Option<Vec<v1::DeviceInfo>>,
+    /// Devices of ours that are in groups and were not on that list.
+    pub(super) ghosts: BTreeSet<DeviceId>,
+    /// The list may be out of date.
+    pub(super) devices_stale: bool,
 }
 
 /// A conversation that waits for its maker's new identity to be trusted.
 pub(super) struct HeldJoining {
     pub(super) joining: v1::Joining,
+    /// The identity that has to be trusted first.
+    pub(super) identity: Vec<u8>,
     /// What came through it since; the server sends no more than its window without our acknowledgement.
     pub(super) delivers: Vec<v1::Deliver>,
 }
@@ -58,14 +66,33 @@ pub(super) struct ChatWork {
     pub(super) alone: bool,
     /// Messages (by their numbers in the outbox) that the server has and that have not come back in the log.
     pub(super) accepted: BTreeSet<u64>,
-    /// A conversation is being made.
+    /// A conversation is being made: the server was asked to.
     pub(super) establishing: bool,
+    /// Key packages that were asked for.
+    pub(super) claims: Option<Claims>,
+    /// A handshake message, or a group's creation, is with the server.
+    pub(super) handshaking: bool,
+    /// What an external commit needs was asked for.
+    pub(super) fetching: bool,
+    /// When the leaving of others is committed, unless somebody else does before; 0: nobody leaves.
+    pub(super) take_in_at: u64,
     /// Attempts to make one on this connection.
     pub(super) attempts: u32,
     /// Nothing is tried before this time; 0: now.
     pub(super) retry_at: u64,
+    /// Commits of ours that lost their epoch, in a row.
+    pub(super) losses: u32,
     /// Pauses made in a row.
     pub(super) pauses: u32,
+}
+
+/// Key packages that were asked for, one request for each account.
+#[derive(Default)]
+pub(super) struct Claims {
+    /// What they are for: a task by its number; 0: a direct conversation.
+    pub(super) task: u64,
+    pub(super) wanted: BTreeSet<AccountName>,
+    pub(super) got: BTreeMap<AccountName, v1::KeyPackages>,
 }
 
 /// A request that the server has not answered.
@@ -81,12 +108,26 @@ pub(super) enum Asked {
     Publish { last_resort: bool },
     /// An account's identity key, for a call that waits.
     Lookup(AccountName),
-    /// Key packages of a chat's contact.
-    Claim { chat: u32 },
+    /// Key packages of an account, for a chat.
+    Claim { chat: u32, name: AccountName },
     /// A chat's new conversation.
     Create { chat: u32, conversation: ConversationId },
     /// Messages of a chat's outbox.
     Submit { chat: u32, conversation: ConversationId, messages: Vec<(u64, MessageId)> },
+    /// A group.
+    CreateGroup { chat: u32 },
+    /// A handshake message.
+    Handshake { chat: u32, id: MessageId },
+    /// What an external commit to a chat's group needs.
+    FetchGroup { chat: u32 },
+    /// The account's devices; for a call that waits, if there is one.
+    Devices(Option<CallId>),
+    /// A device gets another name, for a call that waits.
+    RenameDevice(CallId, DeviceId),
+    /// A device of ours ends, for a call that waits.
+    RevokeDevice(CallId),
+    /// A grant for a device that is being linked.
+    Grant(CallId),
     /// A block, or the end of one.
     Block { contact: u32, blocked: bool },
     /// Whom presence is shared with.
@@ -112,15 +153,18 @@ impl Live {
             presence: BTreeMap::new(),
             publishing: false,
             packages_left: 0,
+            devices: None,
+            ghosts: BTreeSet::new(),
+            devices_stale: false,
         }
     }
 
     /// Keeps a Welcome until its creator's identity is trusted; in the order in which they came.
-    pub(super) fn hold(&mut self, creator: AccountName, joining: v1::Joining) {
-        let held = self.held.entry(creator).or_default();
-        held.retain(|known| known.joining.conversation != joining.conversation);
+    pub(super) fn hold(&mut self, name: AccountName, new: HeldJoining) {
+        let held = self.held.entry(name).or_default();
+        held.retain(|known| known.joining.conversation != new.joining.conversation);
         if held.len() < HELD {
-            held.push(HeldJoining { joining, delivers: Vec::new() });
+            held.push(new);
         }
     }
 
@@ -149,6 +193,12 @@ impl Live {
     /// When the oldest request has to be answered. Numbers grow with time, so it is the first.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         self.asked.values().next().map(|waiting| waiting.deadline)
+    }
+
+    /// Whether the account has devices beside this one, as far as we know.
+    pub(super) fn has_siblings(&self) -> bool {
+        let own = self.device.id();
+        self.devices.iter().flatten().any(|info| info.device != own.as_bytes().as_slice())
     }
 
     pub(super) fn is_up(&self) -> bool {

@@ -5,15 +5,21 @@
 //!
 //! **Invariant**: an input that fails has changed nothing but what its answer says.
 
+mod aside;
 mod calls;
+mod devices;
 mod establish;
+mod group;
 mod identity;
+mod join;
 mod live;
 mod outbox;
+mod own;
 mod receive;
 mod session;
 #[cfg(test)]
 mod simulation;
+mod step;
 mod view;
 mod waits;
 
@@ -25,8 +31,11 @@ use serde_json::Value;
 use crate::{
     api::{Alert, Surroundings},
     link::{AccountKey, FromLink, LinkSettings, ToLink},
-    sign_in::SignedIn,
-    store::{Store, StoreError, Write, rows::EventRow},
+    sign_in::{PreparedRotation, Rotated, SignedIn},
+    store::{
+        Store, StoreError, Write,
+        rows::{ConversationRow, EventRow, TaskRow},
+    },
 };
 
 use live::{ChatWork, Live};
@@ -49,6 +58,12 @@ pub enum Input {
     Link(AccountKey, FromLink),
     /// Somebody registered or logged in; the call wants the account.
     SignedIn(CallId, Box<SignedIn>),
+    /// A new identity that the server will be told of once it is durable here; the call wants to know.
+    RotationPrepared(CallId, Box<PreparedRotation>),
+    /// The server has the account's new identity; the call wants the keys.
+    Rotated(CallId, Box<Rotated>),
+    /// A device is to be linked to this account; the call wants the grant, `{"grant": [32 bytes]}`.
+    Grant(CallId, String),
     /// Time has passed.
     Tick,
 }
@@ -102,6 +117,8 @@ pub struct Core {
     work: BTreeMap<(u32, u32), ChatWork>,
     /// Accounts that are disconnected because the disk is full.
     stalled: BTreeSet<u32>,
+    /// When the first of all leaves is due for new keys.
+    next_update: Option<u64>,
     waits: Waits,
     actions: Vec<Action>,
     process: Process,
@@ -120,6 +137,7 @@ impl Core {
             live: BTreeMap::new(),
             work: BTreeMap::new(),
             stalled: BTreeSet::new(),
+            next_update: None,
             waits: Waits::default(),
             actions: Vec::new(),
             process,
@@ -144,8 +162,12 @@ impl Core {
             Input::Call(call, request) => self.take_call(call, request)?,
             Input::Link(account, news) => self.take_news(account.0, news)?,
             Input::SignedIn(call, signed) => self.take_sign_in(call, *signed)?,
+            Input::RotationPrepared(call, prepared) => self.prepare_rotation(call, &prepared)?,
+            Input::Grant(call, account) => self.ask_grant(call, &account),
+            Input::Rotated(call, rotated) => self.take_rotation(call, &rotated)?,
             Input::Tick => self.tick()?,
         }
+        self.follow_own_devices()?;
         self.settle_waits()
     }
 
@@ -161,10 +183,11 @@ impl Core {
     /// When the core wants a [`Input::Tick`] at the latest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        let retries = self.work.values().map(|work| work.retry_at).filter(|at| *at > 0);
+        let retries = self.work.values().flat_map(|work| [work.retry_at, work.take_in_at]).filter(|at| *at > 0);
         let stalled = (!self.stalled.is_empty()).then_some(self.now + STALLED_MS);
         let answers = self.live.values().filter_map(Live::next_deadline);
-        self.waits.next_deadline().into_iter().chain(retries).chain(stalled).chain(answers).min()
+        let updates = self.next_update.filter(|_| self.live.values().any(Live::is_up));
+        self.waits.next_deadline().into_iter().chain(updates).chain(retries).chain(stalled).chain(answers).min()
     }
 
     /// What the fronts have found out.
@@ -181,7 +204,28 @@ impl Core {
         }
         self.resume_stalled()?;
         self.end_silence()?;
+        self.update_leaves()?;
         self.retry_due()
+    }
+
+    /// Puts new keys into our leaves whose time has come (RFC 9420, section 12.1.2), so that what somebody once stole
+    /// opens nothing for long.
+    fn update_leaves(&mut self) -> Result<(), Broken> {
+        if self.next_update.is_some_and(|at| at > self.now) {
+            return Ok(());
+        }
+        let rows = self.store.tables().conversations.iter().filter(|(_, row)| !row.closed && row.update_at_ms > 0);
+        let due = |row: &ConversationRow| row.update_at_ms <= self.now;
+        let now: Vec<(u32, u32)> =
+            rows.clone().filter(|(_, row)| due(row)).map(|(key, row)| (key.0, row.chat)).collect();
+        self.next_update = rows.filter(|(_, row)| !due(row)).map(|(_, row)| row.update_at_ms).min();
+        for (account, chat) in now {
+            if self.live.get(&account).is_some_and(Live::is_up) {
+                self.add_task(account, chat, &TaskRow::Update)?;
+                self.pump(account, chat)?;
+            }
+        }
+        Ok(())
     }
 
     fn take_news(&mut self, account: u32, news: FromLink) -> Result<(), Broken> {
@@ -210,6 +254,10 @@ impl Core {
         for kind in &events {
             let kind = serde_json::to_string(kind).map_err(|_| StoreError::Damaged)?;
             write.event(EventRow { at_ms: self.now, account: name.clone(), kind });
+        }
+        // A leaf's next update may be sooner than the others'.
+        for at in write.updates() {
+            self.next_update = Some(self.next_update.map_or(at, |next| next.min(at)));
         }
         let numbers = self.store.commit(write)?;
         for (number, kind) in numbers.into_iter().zip(events) {

@@ -12,7 +12,7 @@ use crate::{
     link::api_error,
     store::{
         StoreError, Write,
-        rows::{ConversationRow, OutboxRow, SealedRow},
+        rows::{ConversationRow, OutboxRow, Peer, SealedRow},
     },
 };
 
@@ -39,25 +39,37 @@ impl Core {
         self.work.retain(|key, work| key.0 != account || work.retry_at > 0);
     }
 
-    /// Sends what waits in a chat, as far as that is possible now.
+    /// Goes on with a chat, as far as that is possible now: first what is to become of its conversation, then what
+    /// waits to be sent.
     pub(super) fn pump(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
-        if !self.live.get(&account).is_some_and(super::live::Live::is_up) || !self.store.has_outbox(account, chat)? {
+        if !self.live.get(&account).is_some_and(super::live::Live::is_up) {
             return Ok(());
         }
-        let held = self.contact_of_chat(account, chat).is_none_or(|contact| contact.changed_identity.is_some());
         let work = self.work(account, chat);
-        if held || work.submitting || work.retry_at > 0 {
+        if work.submitting || work.handshaking || work.fetching || work.retry_at > 0 {
             return Ok(());
         }
-        let Some((_, row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
+        let Some(row) = self.store.tables().chats.get(&(account, chat)).cloned() else { return Ok(()) };
+        if self.handshake(account, chat, &row)? {
+            return Ok(());
+        }
+        if self.is_held(account, chat) || !self.store.has_outbox(account, chat)? {
+            return Ok(());
+        }
         let open = |id: &ConversationId| {
             self.store.tables().conversations.get(&(account, *id)).is_some_and(|conversation| !conversation.closed)
         };
         match row.conversation.filter(open) {
             Some(conversation) => self.submit(account, chat, conversation),
             None if self.next_batch(account, chat)?.is_empty() => Ok(()),
+            None if row.peer == Peer::Group => self.fail_outbox(account, chat, "you are no member of this group"),
             None => self.establish(account, chat),
         }
+    }
+
+    /// Whether nothing may be sent into a chat: somebody's identity key has changed and nobody has trusted it.
+    pub(super) fn is_held(&self, account: u32, chat: u32) -> bool {
+        !self.changed_people(account, chat).is_empty()
     }
 
     /// Queued messages, in order, as many as go into one frame.
@@ -74,7 +86,8 @@ impl Core {
             if row.state != MessageState::Queued || accepted.is_some_and(|accepted| accepted.contains(&number)) {
                 continue;
             }
-            bytes += row.sealed.as_ref().map_or(row.text.len() + 1024, |sealed| sealed.payload.len() + 64);
+            let plain = row.text.len() + row.sync.len() + 1024;
+            bytes += row.sealed.as_ref().map_or(plain, |sealed| sealed.payload.len() + 64);
             if batch.len() >= most || (!batch.is_empty() && bytes > BATCH_BYTES) {
                 break;
             }
@@ -123,7 +136,11 @@ impl Core {
                 continue;
             }
             row.sent_counter += 1;
-            let content = Content::text(message.written_at_ms, row.sent_counter, message.text.clone());
+            let content = if message.sync.is_empty() {
+                Content::text(message.written_at_ms, row.sent_counter, message.text.clone())
+            } else {
+                super::own::sync_content(message.written_at_ms, row.sent_counter, &message.sync)
+            };
             match transaction.seal(&live.device, id.0, message.id.0, &content) {
                 Ok(sealed) => {
                     let (epoch, payload) = (sealed.epoch, sealed.payload);
@@ -134,9 +151,11 @@ impl Core {
                     tracing::error!(%error, "the encryption state cannot be read");
                     return Err(StoreError::Damaged);
                 }
+                // A commit of ours is under way, or somebody leaves: it goes into the next epoch.
+                Err(SealError::Pending) => return Ok(false),
                 Err(error) => {
-                    tracing::error!(%error, "a conversation cannot be used any more; another one takes its place");
-                    self.leave(account, chat, id)?;
+                    tracing::error!(%error, "a conversation cannot be used any more");
+                    self.state_lost(account, chat, id)?;
                     self.pump(account, chat)?;
                     return Ok(false);
                 }
@@ -190,8 +209,16 @@ impl Core {
     ) -> Result<(), Broken> {
         self.work(account, chat).submitting = false;
         match failure.code() {
-            Code::ClosedConversation | Code::StaleEpoch | Code::NotAMember | Code::NotFound => {
-                self.leave(account, chat, conversation)?;
+            // The commit that it lacks is on its way through the log; a pause, in case that takes long.
+            Code::StaleEpoch => {
+                let here = self.store.tables().conversations.get(&(account, conversation)).map(|row| row.epoch);
+                if here < Some(failure.epoch) {
+                    self.retry_later(account, chat, failure);
+                }
+                self.pump(account, chat)
+            }
+            Code::ClosedConversation | Code::NotAMember | Code::NotFound => {
+                self.end_conversation(account, chat, conversation)?;
                 self.pump(account, chat)
             }
             code if code.is_temporary() => {
@@ -204,8 +231,10 @@ impl Core {
                 self.pump(account, chat)
             }
             Code::Refused => {
-                let name = self.contact_of_chat(account, chat).map_or_else(String::new, |row| row.name.to_string());
-                let why = format!("{name} does not accept messages from you");
+                let why = match self.contact_of_chat(account, chat) {
+                    Some(contact) => format!("{} does not accept messages from you", contact.name),
+                    None => "the group does not accept messages from you".to_owned(),
+                };
                 self.fail_message(account, chat, conversation, messages, &why)
             }
             _ => {
@@ -250,6 +279,23 @@ impl Core {
         }
         self.commit(write, account, events)?;
         self.pump(account, chat)
+    }
+
+    /// The conversation is at a later epoch: what was sealed at an earlier one is not in the log and never will be, or it
+    /// would have come back before the commit. It is sealed anew, under the same ids.
+    pub(super) fn unseal(&self, step: &mut super::step::Step) -> Result<(), Broken> {
+        let mut unsealed = 0;
+        for record in self.store.outbox(step.account, step.conversation.chat) {
+            let (number, mut row) = record?;
+            let stale = |sealed: &SealedRow| sealed.conversation == step.id && sealed.epoch < step.conversation.epoch;
+            if row.sealed.as_ref().is_some_and(stale) {
+                row.sealed = None;
+                unsealed += 1;
+                step.write.outbox(step.account, step.conversation.chat, number, Some(&row))?;
+            }
+        }
+        step.conversation.sent_counter = step.conversation.sent_counter.saturating_sub(unsealed);
+        Ok(())
     }
 
     /// Nothing of a chat's outbox can go out.

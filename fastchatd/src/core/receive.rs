@@ -3,38 +3,30 @@
 //! **Invariant**: the cursor moves over every entry exactly once. What cannot be opened becomes a visible mark in the
 //! history and never blocks what comes after it.
 
-use fastchat_e2ee::{Body, IdentityKey, OpenError, Opened, Transaction};
-use fastchat_ipc::{ContactState, EventKind, MessageKind, MessageState};
-use fastchat_wire::{ConversationId, MessageId, v1};
+use fastchat_e2ee::{Body, OpenError, Opened, Transaction};
+use fastchat_ipc::{EventKind, MessageKind, MessageState};
+use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1};
 use v1::client_frame::Body as Ask;
 
-use crate::{
-    api::{Alert, Notice},
-    store::{
-        StoreError, Write,
-        rows::{ChatRow, ContactRow, ConversationRow, MessageRow},
-    },
+use crate::store::{
+    StoreError,
+    rows::{MessageRow, Peer, Standing},
 };
 
-use super::{Action, Broken, Core};
+use super::{Broken, Core, step::Step};
 
 /// No log is longer; counting on from here cannot overflow.
 pub(super) const LAST_SEQ: u64 = i64::MAX.unsigned_abs();
 
-/// The newest messages among which the one to notify of is looked for.
-const LOOKED_AT: usize = 32;
-
-/// The records that one entry changes.
-pub(super) struct Step {
-    pub(super) account: u32,
-    pub(super) id: ConversationId,
-    pub(super) conversation: ConversationRow,
-    pub(super) chat: ChatRow,
-    pub(super) contact: ContactRow,
-    pub(super) write: Write,
-    pub(super) events: Vec<EventKind>,
-    /// Somebody's message is new to the person.
-    news: bool,
+/// An opened message and what is known of its sender.
+struct Readable {
+    opened: Opened,
+    from: AccountName,
+    mine: bool,
+    /// Nobody has trusted the identity that certified it.
+    held: bool,
+    /// Messages of its device that were not delivered before it.
+    missing: u64,
 }
 
 impl Core {
@@ -91,18 +83,33 @@ impl Core {
     fn take_entry(&mut self, account: u32, id: ConversationId, entry: v1::Entry) -> Result<Option<u32>, Broken> {
         let Some(mut step) = self.step_in(account, id) else { return Ok(None) };
         let Some(missing) = entry.seq.checked_sub(step.conversation.cursor + 1) else { return Ok(None) };
+        // On its way in again, a device opens nothing of what came before.
+        if step.standing(self) == Some(Standing::Joining) {
+            return Ok(None);
+        }
         if missing > 0 {
             step.notice(self.now, format!("the server left out {missing} entries here"))?;
         }
         step.conversation.cursor = entry.seq;
         let own = self.live.get(&account).is_some_and(|live| entry.device == live.device.id().as_bytes().as_slice());
-        match MessageId::from_wire(&entry.message_id) {
-            Ok(message) if own => self.take_own(&mut step, &entry, message)?,
-            Ok(message) => self.take_foreign(&mut step, &entry, message)?,
-            Err(_) => step.notice(self.now, "the server delivered an entry without an id".into())?,
+        let handshake = matches!(entry.kind(), v1::EntryKind::Commit | v1::EntryKind::Proposal);
+        let Ok(message) = MessageId::from_wire(&entry.message_id) else {
+            step.notice(self.now, "the server delivered an entry without an id".into())?;
+            self.finish(step)?;
+            return Ok(None);
+        };
+        match (handshake, own) {
+            (true, true) => return self.take_own_handshake(step, message).map(|()| None),
+            (true, false) => return self.take_handshake(step, message, &entry.payload),
+            (false, true) => self.take_own(&mut step, &entry, message)?,
+            (false, false) => self.take_foreign(&mut step, &entry, message)?,
         }
         let news = step.news.then_some(step.conversation.chat);
+        let (chat, lost) = (step.conversation.chat, step.lost);
         self.finish(step)?;
+        if lost {
+            self.state_lost(account, chat, id)?;
+        }
         Ok(news)
     }
 
@@ -112,8 +119,10 @@ impl Core {
         // The log keeps our order: what comes back is at the front.
         let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
         let Some((number, row)) = found.transpose()? else {
-            if self.store.position_of(account, chat, id)?.is_none() {
-                step.unreadable(self.now, id, "the server shows an entry as ours that this device did not send")?;
+            if step.chat.peer != Peer::Own && self.store.position_of(account, chat, id)?.is_none() {
+                step.unreadable(self.now, id, None, "the server shows an entry as ours that this device did not send")?;
+                // Then this store is older than the log: what it would seal with was used already.
+                step.lost = true;
             }
             return Ok(());
         };
@@ -121,19 +130,24 @@ impl Core {
             // This conversation has ended for us, and the message goes out (again) through the one that follows it.
             return Ok(());
         }
-        let delivered = entry.seq <= step.conversation.peer_delivered;
+        step.write.outbox(account, chat, number, None)?;
+        self.work(account, chat).accepted.remove(&number);
+        if step.chat.peer == Peer::Own {
+            return Ok(());
+        }
+        let delivered = entry.seq <= self.delivered_through(step);
         let state = if delivered { MessageState::Delivered } else { MessageState::Sent };
         let position = step.append(&MessageRow {
             id,
             mine: true,
+            from: None,
+            held: false,
             sent_at_ms: row.written_at_ms,
             accepted_at_ms: entry.server_time_ms,
             kind: MessageKind::Text,
             state,
             text: row.text,
         })?;
-        step.write.outbox(account, chat, number, None)?;
-        self.work(account, chat).accepted.remove(&number);
         if !delivered {
             step.write.undelivered(account, step.id, entry.seq, Some(position))?;
         }
@@ -141,50 +155,71 @@ impl Core {
         Ok(())
     }
 
-    /// An entry of somebody else's.
+    /// A message from another device: of somebody else, or of ours.
     fn take_foreign(&mut self, step: &mut Step, entry: &v1::Entry, id: MessageId) -> Result<(), Broken> {
-        let opened = match self.open_entry(step, entry, id)? {
-            Ok(opened) => opened,
+        let chat = step.conversation.chat;
+        let readable = match self.open_entry(step, entry, id)? {
+            Ok(readable) => readable,
+            Err(_) if step.chat.peer == Peer::Own => return Ok(()),
             Err(why) => {
-                if self.store.position_of(step.account, step.conversation.chat, id)?.is_none() {
-                    step.unreadable(self.now, id, &why)?;
+                let sender = entry.sender.parse().ok().filter(|_| step.chat.peer == Peer::Group);
+                if self.store.position_of(step.account, chat, id)?.is_none() {
+                    step.unreadable(self.now, id, sender, &why)?;
                 } else {
-                    step.notice(
-                        self.now,
-                        format!("the server delivered something under the id of another message: {why}"),
-                    )?;
+                    let text = format!("the server delivered something under the id of another message: {why}");
+                    step.notice(self.now, text)?;
                 }
                 return Ok(());
             }
         };
-        let missing = opened.content.counter.saturating_sub(step.conversation.peer_counter + 1);
-        if missing > 0 {
-            let name = step.contact.name.to_string();
-            step.notice(
-                self.now,
-                format!("{missing} messages of {name} are missing here: the server did not deliver them"),
-            )?;
+        let Readable { opened, from, mine, held, missing } = readable;
+        step.write.counter(step.account, step.id, DeviceId(opened.device), opened.content.counter)?;
+        if missing > 0 && step.chat.peer != Peer::Own {
+            let text = format!("{missing} messages of {from} are missing here: the server did not deliver them");
+            step.notice(self.now, text)?;
         }
-        step.conversation.peer_counter = opened.content.counter.max(step.conversation.peer_counter);
+        if step.chat.peer == Peer::Own {
+            return match opened.content.body {
+                Some(Body::Sync(sync)) => self.take_sync(step, sync),
+                _ => Ok(()),
+            };
+        }
         if self.has_shown(step, id, opened.content.body.is_some())? {
             return Ok(());
         }
         let (kind, text) = match opened.content.body {
             Some(Body::Text(text)) => (MessageKind::Text, text.text),
-            None => {
+            Some(Body::Sync(_)) | None => {
                 (MessageKind::Unreadable, "a newer version of FastChat sent something that this one cannot show".into())
             }
         };
-        step.append(&MessageRow {
+        let delivered = mine && entry.seq <= self.delivered_through(step);
+        let state = match (mine, delivered) {
+            (true, true) => MessageState::Delivered,
+            (true, false) => MessageState::Sent,
+            (false, _) => MessageState::Received,
+        };
+        let group = step.chat.peer == Peer::Group;
+        let position = step.append(&MessageRow {
             id,
-            mine: false,
+            mine,
+            from: (group && !mine).then_some(from),
+            held,
             sent_at_ms: opened.content.sent_at_ms,
             accepted_at_ms: entry.server_time_ms,
             kind,
-            state: MessageState::Received,
+            state,
             text,
         })?;
-        step.received(id);
+        if mine {
+            if !delivered {
+                step.write.undelivered(step.account, step.id, entry.seq, Some(position))?;
+            }
+            step.events.push(EventKind::MessageState { chat: step.chat.id.clone(), id: id.to_string(), state });
+        } else {
+            step.received(id);
+        }
+        self.read_if_read_elsewhere(step, id, position);
         Ok(())
     }
 
@@ -198,42 +233,84 @@ impl Core {
     }
 
     /// Opens an entry; on success its ratchet step is in the step's records. `Err` inside says why it does not open.
-    fn open_entry(&self, step: &mut Step, entry: &v1::Entry, id: MessageId) -> Result<Result<Opened, String>, Broken> {
+    fn open_entry(
+        &self,
+        step: &mut Step,
+        entry: &v1::Entry,
+        id: MessageId,
+    ) -> Result<Result<Readable, String>, Broken> {
         if entry.kind() != v1::EntryKind::Application {
             return Ok(Err("an entry of a kind that this version does not know".into()));
         }
         let state = self.store.state(step.account);
         let mut transaction = Transaction::new(&state);
-        let contact = &step.contact;
-        let identity_of = |account: &str| {
-            let key = contact.identity.as_ref().filter(|_| account == contact.name.as_str())?;
-            IdentityKey::from_der(key).ok()
-        };
-        match transaction.open(step.id.0, id.0, &entry.payload, &identity_of) {
-            Ok(opened) if opened.account != contact.name.as_str() => Ok(Err("it is from somebody else".into())),
-            Ok(opened) if opened.content.counter <= step.conversation.peer_counter => {
-                Ok(Err("it is out of its order".into()))
-            }
-            Ok(opened) => {
-                step.write.state(step.account, transaction.into_changes());
-                Ok(Ok(opened))
-            }
+        let opened = match transaction.open(step.id.0, id.0, &entry.payload) {
+            Ok(opened) => opened,
             Err(OpenError::Store(error)) => {
                 tracing::error!(%error, "the encryption state cannot be read");
-                Err(StoreError::Damaged)
+                return Err(StoreError::Damaged);
             }
-            Err(error) => Ok(Err(error.to_string())),
+            Err(error) => {
+                // At another epoch than ours, or without one: what would have taken us there is gone.
+                step.lost |= matches!(error, OpenError::UnknownConversation)
+                    || matches!(error, OpenError::WrongEpoch { current, found } if found > current);
+                return Ok(Err(error.to_string()));
+            }
+        };
+        let Ok(from) = opened.account.parse::<AccountName>() else {
+            return Ok(Err("it is from nobody whose name could be".into()));
+        };
+        let (mine, held) = match self.judge_sender(step, &from, &opened) {
+            Ok(judged) => judged,
+            Err(why) => return Ok(Err(why)),
+        };
+        let last = self.store.counter(step.account, step.id, DeviceId(opened.device))?;
+        if opened.content.counter <= last {
+            return Ok(Err("it is out of its order".into()));
+        }
+        // Who joined later has not missed what was sent before.
+        let first = last == 0 && step.chat.peer == Peer::Group;
+        let missing = if first { 0 } else { opened.content.counter - last - 1 };
+        step.write.state(step.account, transaction.into_changes());
+        Ok(Ok(Readable { opened, from, mine, held, missing }))
+    }
+
+    /// Whether a certified sender is who it should be: ours, or hidden until its identity is trusted.
+    fn judge_sender(&self, step: &Step, from: &AccountName, opened: &Opened) -> Result<(bool, bool), String> {
+        let unverified = "the sender's identity key is another one than is known for it";
+        if self.is_own_name(step.account, from) {
+            let own = self.live.get(&step.account).map(|live| live.identity.public());
+            return if own == Some(&opened.identity) { Ok((true, false)) } else { Err(unverified.into()) };
+        }
+        match (step.chat.peer, &step.contact) {
+            (Peer::Contact(_), Some(contact)) if contact.name == *from => {
+                let known = contact.identity.as_deref() == Some(opened.identity.to_der());
+                if known { Ok((false, false)) } else { Err(unverified.into()) }
+            }
+            (Peer::Group, _) => {
+                let known = self.known_fingerprint(step.account, from);
+                Ok((false, known.is_some_and(|known| known != opened.identity.fingerprint())))
+            }
+            _ => Err("it is from somebody else".into()),
         }
     }
 
     pub(super) fn take_delivered(&mut self, account: u32, delivered: &v1::Delivered) -> Result<(), Broken> {
         let Ok(id) = ConversationId::from_wire(&delivered.conversation) else { return Ok(()) };
         let Some(mut step) = self.step_in(account, id) else { return Ok(()) };
-        if delivered.account != step.contact.name.as_str() || delivered.seq <= step.conversation.peer_delivered {
+        let Ok(name) = delivered.account.parse::<AccountName>() else { return Ok(()) };
+        let concerned = match step.chat.peer {
+            Peer::Contact(_) => step.contact.as_ref().is_some_and(|contact| contact.name == name),
+            Peer::Group => !self.is_own_name(account, &name) && self.is_member(account, step.conversation.chat, &name),
+            Peer::Own => false,
+        };
+        let known = step.conversation.delivered.get(&name).copied().unwrap_or_default();
+        if !concerned || delivered.seq <= known || delivered.seq > LAST_SEQ {
             return Ok(());
         }
-        step.conversation.peer_delivered = delivered.seq;
-        for (seq, position) in self.store.undelivered(account, id, delivered.seq)? {
+        step.conversation.delivered.insert(name, delivered.seq);
+        let through = self.delivered_through(&step);
+        for (seq, position) in self.store.undelivered(account, id, through)? {
             step.write.undelivered(account, id, seq, None)?;
             if let Some(mut row) = self.store.message(account, step.conversation.chat, position)? {
                 row.state = MessageState::Delivered;
@@ -245,107 +322,19 @@ impl Core {
         self.finish(step)
     }
 
-    /// The rows around a conversation, to be changed together.
-    pub(super) fn step_in(&self, account: u32, id: ConversationId) -> Option<Step> {
-        let tables = self.store.tables();
-        let conversation = tables.conversations.get(&(account, id))?.clone();
-        let chat = tables.chats.get(&(account, conversation.chat))?.clone();
-        let contact = tables.contacts.get(&(account, chat.contact))?.clone();
-        Some(Step::new(account, id, conversation, chat, contact))
-    }
-
-    pub(super) fn finish(&mut self, step: Step) -> Result<(), Broken> {
-        let Step { account, id, conversation, chat, contact, mut write, events, .. } = step;
-        write.contact(account, chat.contact, Some(contact));
-        write.chat(account, conversation.chat, Some(chat));
-        write.conversation(account, id, Some(conversation));
-        self.commit(write, account, events)
-    }
-
-    /// Shows again what nobody has read: notifications end with the daemon.
-    pub(super) fn alert_unread(&mut self, account: u32) -> Result<(), Broken> {
-        let unread = self.chats_of(account).filter(|(_, chat)| chat.unread > 0).map(|(number, _)| number);
-        unread.collect::<Vec<_>>().into_iter().try_for_each(|chat| self.alert(account, chat))
-    }
-
-    /// Shows the person what is new in a chat, as far as the settings allow.
-    fn alert(&mut self, account: u32, number: u32) -> Result<(), Broken> {
-        let settings = &self.store.tables().settings;
-        let Some(chat) = self.store.tables().chats.get(&(account, number)) else { return Ok(()) };
-        let Some(contact) = self.store.tables().contacts.get(&(account, chat.contact)) else { return Ok(()) };
-        if !self.process.alerts.enabled || chat.muted || settings.dnd_until_ms > self.now || chat.unread == 0 {
-            return Ok(());
+    /// Up to which seq everybody else has a conversation's entries, as far as the server has told.
+    fn delivered_through(&self, step: &Step) -> u64 {
+        let of = |name: &AccountName| step.conversation.delivered.get(name).copied().unwrap_or_default();
+        match (step.chat.peer, &step.contact) {
+            (Peer::Contact(_), Some(contact)) => of(&contact.name),
+            (Peer::Group, _) => {
+                let key = (step.account, step.conversation.chat);
+                let group = step.group.as_ref().or_else(|| self.store.tables().groups.get(&key));
+                let others = group.into_iter().flat_map(|group| &group.members);
+                let others = others.filter(|member| !self.is_own_name(step.account, &member.name));
+                others.map(|member| of(&member.name)).min().unwrap_or_default()
+            }
+            _ => 0,
         }
-        let preview = settings.preview.unwrap_or(self.process.alerts.preview);
-        let request = contact.state == ContactState::Request;
-        // What we wrote meanwhile is no news.
-        let last = self.store.history(account, number, u64::MAX, LOOKED_AT)?;
-        let text = last.into_iter().find(|(_, row)| !row.mine).map(|(_, row)| row.text);
-        let notice = Notice {
-            account: self.full_name(account),
-            chat: chat.id.clone(),
-            sender: (preview != fastchat_ipc::Preview::None).then(|| super::view::shown_name(contact)),
-            text: text.filter(|_| preview == fastchat_ipc::Preview::Full && !request),
-            unread: chat.unread,
-            request,
-        };
-        self.actions.push(Action::Alert(Alert::Show(notice)));
-        Ok(())
-    }
-}
-
-impl Step {
-    pub(super) fn new(
-        account: u32,
-        id: ConversationId,
-        conversation: ConversationRow,
-        chat: ChatRow,
-        contact: ContactRow,
-    ) -> Self {
-        let (write, events) = (Write::default(), Vec::new());
-        Self { account, id, conversation, chat, contact, write, events, news: false }
-    }
-
-    /// Appends to the chat's history; gives the position.
-    pub(super) fn append(&mut self, row: &MessageRow) -> Result<u64, StoreError> {
-        let position = self.chat.next_position;
-        self.chat.next_position += 1;
-        self.chat.last_at_ms = self.chat.last_at_ms.max(row.accepted_at_ms);
-        self.write.message(self.account, self.conversation.chat, position, row)?;
-        Ok(position)
-    }
-
-    /// Appends something that the chat's people should know.
-    pub(super) fn notice(&mut self, now: u64, text: String) -> Result<(), StoreError> {
-        self.mark(now, MessageId::generate(), MessageKind::Notice, text)
-    }
-
-    /// Appends a mark in the place of an entry that does not open.
-    fn unreadable(&mut self, now: u64, id: MessageId, why: &str) -> Result<(), StoreError> {
-        self.mark(now, id, MessageKind::Unreadable, format!("a message could not be read: {why}"))
-    }
-
-    fn mark(&mut self, now: u64, id: MessageId, kind: MessageKind, text: String) -> Result<(), StoreError> {
-        let state = MessageState::Received;
-        self.append(&MessageRow { id, mine: false, sent_at_ms: now, accepted_at_ms: now, kind, state, text })?;
-        self.received(id);
-        Ok(())
-    }
-
-    /// Counts a new message, unless nobody wants to hear of its sender.
-    fn received(&mut self, id: MessageId) {
-        if self.contact.removed {
-            self.contact.removed = false;
-            self.contact.state = ContactState::Request;
-            self.events.push(EventKind::ContactChanged { contact: self.contact.name.to_string() });
-        }
-        if matches!(self.contact.state, ContactState::Declined | ContactState::Blocked) {
-            return;
-        }
-        self.chat.unread += 1;
-        self.news = true;
-        let request = self.contact.state == ContactState::Request;
-        let (chat, id) = (self.chat.id.clone(), id.to_string());
-        self.events.push(EventKind::MessageReceived { chat, id, request, message: None });
     }
 }

@@ -18,7 +18,9 @@ use super::{
 };
 
 /// One-time key packages that the server should hold for us.
-const KEY_PACKAGES: u32 = 50;
+const KEY_PACKAGES: u32 = 100;
+/// Below so many, they are filled up.
+const FEW_KEY_PACKAGES: u32 = 20;
 /// How long the server may take to answer; it reads a fast device more slowly, so not little.
 const ANSWER_MS: u64 = 120_000;
 /// How old the last-resort key package may get.
@@ -128,10 +130,13 @@ impl Core {
             live.packages_left = up.session.key_packages_left;
         }
         self.set_state(account, AccountState::Online, "");
+        self.look_for_rotation(account);
         self.publish(account)?;
         self.share_presence(account);
         self.tell_blocks(account);
-        let chats: Vec<u32> = self.chats_of(account).map(|(number, _)| number).collect();
+        self.list_devices(account);
+        self.next_update = None;
+        let chats: Vec<u32> = self.all_chats_of(account).map(|(number, _)| number).collect();
         for chat in chats {
             self.pump(account, chat)?;
         }
@@ -165,8 +170,13 @@ impl Core {
         self.reset_work(account);
         let asked = self.live.get_mut(&account).map(Live::disconnect).unwrap_or_default();
         for waiting in asked.into_values() {
-            if let Asked::Logout(call) = waiting.asked {
-                self.answer::<()>(call, Err(error.clone()));
+            match waiting.asked {
+                Asked::Logout(call)
+                | Asked::Devices(Some(call))
+                | Asked::RenameDevice(call, _)
+                | Asked::RevokeDevice(call)
+                | Asked::Grant(call) => self.answer::<()>(call, Err(error.clone())),
+                _ => {}
             }
         }
     }
@@ -191,18 +201,19 @@ impl Core {
     }
 
     /// Fills up the key packages that the server hands out for us.
-    fn publish(&mut self, account: u32) -> Result<(), Broken> {
+    pub(super) fn publish(&mut self, account: u32) -> Result<(), Broken> {
         let Some(row) = self.store.tables().accounts.get(&account).cloned() else { return Ok(()) };
         let Some(live) = self.live.get_mut(&account).filter(|live| !live.publishing) else { return Ok(()) };
         let last_resort = self.now.saturating_sub(row.last_resort_at_ms) > LAST_RESORT_MS;
         let left = live.packages_left;
-        if left > KEY_PACKAGES / 2 && !last_resort {
+        if left >= FEW_KEY_PACKAGES && !last_resort {
             return Ok(());
         }
         live.publishing = true;
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
-        let count = KEY_PACKAGES.saturating_sub(left) as usize;
+        // What nobody has claimed for a week is replaced along with the last resort.
+        let count = if last_resort { KEY_PACKAGES } else { KEY_PACKAGES.saturating_sub(left) } as usize;
         let made = transaction.key_packages(&live.device, count).and_then(|one_time| {
             let last = if last_resort { transaction.last_resort_key_package(&live.device)? } else { Vec::new() };
             Ok((one_time, last))
@@ -273,6 +284,11 @@ impl Core {
             Said::Deliver(deliver) => self.take_deliver(account, deliver),
             Said::Delivered(delivered) => self.take_delivered(account, &delivered),
             Said::Closed(closed) => self.take_closed(account, &closed),
+            Said::Unjoined(unjoined) => self.take_unjoined(account, &unjoined),
+            Said::DevicesChanged(_) => {
+                self.list_devices(account);
+                Ok(())
+            }
             Said::Presence(presence) => {
                 self.take_presence(account, &presence);
                 Ok(())
@@ -294,9 +310,22 @@ impl Core {
                 if let Some(live) = self.live.get_mut(&account) {
                     live.directory.insert(name.clone(), key.to_der().to_vec());
                 }
+                self.settle_rotation(account, &name, &key)?;
                 self.looked_up(account, &name, &Ok(()))
             }
-            (Asked::Claim { chat }, Said::KeyPackages(packages)) => self.claimed(account, chat, &packages),
+            (Asked::Claim { chat, name }, Said::KeyPackages(packages)) => self.claimed(account, chat, name, packages),
+            (Asked::CreateGroup { chat }, Said::Done(_)) => self.group_created(account, chat),
+            (Asked::Handshake { chat, id }, Said::Accepted(accepted)) => {
+                self.handshake_accepted(account, chat, id, &accepted)
+            }
+            (Asked::FetchGroup { chat }, Said::GroupState(found)) => self.group_fetched(account, chat, &found),
+            (Asked::Devices(call), Said::Devices(devices)) => self.devices_listed(account, call, devices),
+            (Asked::RenameDevice(call, device), Said::Done(_)) => self.device_renamed(account, call, device),
+            (Asked::RevokeDevice(call), Said::Done(_)) => self.device_revoked(account, call),
+            (Asked::Grant(call), Said::LinkGrant(grant)) => {
+                self.granted(call, &grant);
+                Ok(())
+            }
             (Asked::Create { chat, conversation }, Said::Direct(direct)) => {
                 self.created(account, chat, conversation, &direct)
             }
@@ -316,16 +345,23 @@ impl Core {
     fn take_failure(&mut self, account: u32, asked: Asked, failure: &v1::Failure) -> Result<(), Broken> {
         match asked {
             Asked::Lookup(name) => self.looked_up(account, &name, &Err(who_error(&name, failure))),
-            Asked::Claim { chat } => self.claim_failed(account, chat, failure),
+            Asked::Claim { chat, name } => self.claim_failed(account, chat, &name, failure),
+            Asked::CreateGroup { chat } => self.group_not_created(account, chat, failure),
+            Asked::Handshake { chat, id } => self.handshake_failed(account, chat, id, failure),
+            Asked::FetchGroup { chat } => self.group_not_fetched(account, chat, failure),
             Asked::Create { chat, conversation } => self.create_failed(account, chat, conversation, failure),
             Asked::Submit { chat, conversation, messages } => {
                 self.submit_failed(account, chat, conversation, &messages, failure)
             }
-            Asked::Logout(call) => {
+            Asked::Logout(call)
+            | Asked::Devices(Some(call))
+            | Asked::RenameDevice(call, _)
+            | Asked::RevokeDevice(call)
+            | Asked::Grant(call) => {
                 self.answer::<()>(call, Err(api_error(failure)));
                 Ok(())
             }
-            Asked::Publish { .. } | Asked::Block { .. } | Asked::Share => {
+            Asked::Publish { .. } | Asked::Block { .. } | Asked::Share | Asked::Devices(None) => {
                 tracing::warn!(error = api_error(failure).message, "the server refused a request");
                 if let (Asked::Publish { .. }, Some(live)) = (asked, self.live.get_mut(&account)) {
                     live.publishing = false;

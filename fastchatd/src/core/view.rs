@@ -4,13 +4,13 @@
 
 use fastchat_e2ee::{Fingerprint, IdentityKey};
 use fastchat_ipc::{
-    Account, AccountState, ApiError, Chat, ChatKind, Contact, ContactState, ErrorCode, EventKind, Message, MessageKind,
-    MessageState, Sent,
+    Account, AccountState, ApiError, Chat, ChatKind, Contact, ContactState, ErrorCode, EventKind, GroupState, Message,
+    MessageKind, MessageState, Sent,
 };
 use fastchat_wire::{AccountName, MessageId};
 use uuid::Uuid;
 
-use crate::store::rows::{ChatRow, ContactRow, MessageRow, OutboxRow};
+use crate::store::rows::{ChatRow, ContactRow, GroupRow, MessageRow, OutboxRow, Peer, Standing};
 
 use super::{Broken, Core, outbox::held_reason};
 
@@ -48,7 +48,12 @@ impl Core {
         contacts.range((account, 0)..=(account, u32::MAX)).map(|((_, number), row)| (*number, row))
     }
 
+    /// The chats that a person sees.
     pub(super) fn chats_of(&self, account: u32) -> impl Iterator<Item = (u32, &ChatRow)> {
+        self.all_chats_of(account).filter(|(_, row)| row.peer != Peer::Own)
+    }
+
+    pub(super) fn all_chats_of(&self, account: u32) -> impl Iterator<Item = (u32, &ChatRow)> {
         let chats = &self.store.tables().chats;
         chats.range((account, 0)..=(account, u32::MAX)).map(|((_, number), row)| (*number, row))
     }
@@ -57,14 +62,68 @@ impl Core {
         self.contacts_of(account).find(|(_, row)| row.name == *name)
     }
 
+    /// The other side of a direct chat.
     pub(super) fn contact_of_chat(&self, account: u32, chat: u32) -> Option<&ContactRow> {
-        let chat = self.store.tables().chats.get(&(account, chat))?;
-        self.store.tables().contacts.get(&(account, chat.contact))
+        match self.store.tables().chats.get(&(account, chat))?.peer {
+            Peer::Contact(contact) => self.store.tables().contacts.get(&(account, contact)),
+            Peer::Group | Peer::Own => None,
+        }
     }
 
-    pub(super) fn contact_and_chat(&self, account: u32, chat: u32) -> Option<(ContactRow, ChatRow)> {
-        let row = self.store.tables().chats.get(&(account, chat))?;
-        Some((self.store.tables().contacts.get(&(account, row.contact))?.clone(), row.clone()))
+    pub(super) fn chat_row(&self, account: u32, chat: u32) -> Option<ChatRow> {
+        self.store.tables().chats.get(&(account, chat)).cloned()
+    }
+
+    pub(super) fn group_row(&self, account: u32, chat: u32) -> Option<&GroupRow> {
+        self.store.tables().groups.get(&(account, chat))
+    }
+
+    /// The account's own name on its server.
+    pub(super) fn own_name(&self, account: u32) -> String {
+        self.store.tables().accounts.get(&account).map_or_else(String::new, |row| row.name.to_string())
+    }
+
+    pub(super) fn is_own_name(&self, account: u32, name: &AccountName) -> bool {
+        self.store.tables().accounts.get(&account).is_some_and(|row| row.name == *name)
+    }
+
+    /// What we call somebody whom we may not know.
+    pub(super) fn name_of(&self, account: u32, name: &AccountName) -> String {
+        self.contact_named(account, name).map_or_else(|| name.to_string(), |(_, contact)| shown_name(contact))
+    }
+
+    pub(super) fn is_member(&self, account: u32, chat: u32, name: &AccountName) -> bool {
+        self.group_row(account, chat).is_some_and(|group| group.members.iter().any(|member| member.name == *name))
+    }
+
+    /// The identity that we go by for somebody: a contact's, or what was first seen of them in a group.
+    pub(super) fn known_fingerprint(&self, account: u32, name: &AccountName) -> Option<Fingerprint> {
+        if let Some((_, contact)) = self.contact_named(account, name)
+            && let Some(known) = fingerprint_of(contact.identity.as_deref())
+        {
+            return Some(known);
+        }
+        let groups = self.store.tables().groups.range((account, 0)..=(account, u32::MAX));
+        let mut members = groups.flat_map(|(_, group)| &group.members);
+        members.find(|member| member.name == *name).map(|member| Fingerprint(member.fingerprint))
+    }
+
+    /// Those people of a chat whose identity key has changed and is not trusted yet.
+    pub(super) fn changed_people(&self, account: u32, chat: u32) -> Vec<AccountName> {
+        let changed = |contact: &ContactRow| contact.changed_identity.is_some();
+        if let Some(contact) = self.contact_of_chat(account, chat) {
+            return changed(contact).then(|| contact.name.clone()).into_iter().collect();
+        }
+        let Some(group) = self.group_row(account, chat) else { return Vec::new() };
+        let changed =
+            self.contacts_of(account).filter(|(_, contact)| changed(contact)).map(|(_, contact)| &contact.name);
+        changed.filter(|name| group.members.iter().any(|member| member.name == **name)).cloned().collect()
+    }
+
+    /// Whether a message is not to be shown yet.
+    pub(super) fn is_hidden(&self, account: u32, row: &MessageRow) -> bool {
+        let contact = row.from.as_ref().filter(|_| row.held).and_then(|from| self.contact_named(account, from));
+        contact.is_some_and(|(_, contact)| contact.changed_identity.is_some())
     }
 
     pub(super) fn chat_id(&self, account: u32, chat: u32) -> String {
@@ -102,9 +161,14 @@ impl Core {
         }
         let number = tables.accounts.get(&account).map_or(0, |row| row.next_chat);
         contact.chat = Some(number);
-        let row = ChatRow {
-            id: Uuid::now_v7().to_string(),
-            contact: contact_number,
+        let row = ChatRow { id: Uuid::now_v7().to_string(), ..self.new_chat(Peer::Contact(contact_number)) };
+        (number, row)
+    }
+
+    pub(super) fn new_chat(&self, peer: Peer) -> ChatRow {
+        ChatRow {
+            id: String::new(),
+            peer,
             conversation: None,
             replaces: None,
             next_position: 1,
@@ -113,8 +177,9 @@ impl Core {
             read_position: 0,
             muted: false,
             last_at_ms: self.now,
-        };
-        (number, row)
+            read_elsewhere: None,
+            next_task: 1,
+        }
     }
 
     /// The contact that a call names: by its name, its alias, or its full address on this server.
@@ -148,10 +213,40 @@ impl Core {
             return Ok(number);
         }
         let contact = self.contact_number(account, name).ok();
-        contact.and_then(|number| self.store.tables().contacts.get(&(account, number))?.chat).ok_or_else(|| {
-            ApiError::new(ErrorCode::NotFound, format!("there is no chat `{}`", name.escape_default()))
-                .hint("`fastchatctl chats` lists all")
+        if let Some(chat) = contact.and_then(|number| self.store.tables().contacts.get(&(account, number))?.chat) {
+            return Ok(chat);
+        }
+        self.group_number(account, name).map_err(|error| match error.code {
+            ErrorCode::NotFound => {
+                ApiError::new(ErrorCode::NotFound, format!("there is no chat `{}`", name.escape_default()))
+                    .hint("`fastchatctl chats` lists all")
+            }
+            _ => error,
         })
+    }
+
+    /// The chat of the group that a call names: by its id, or by its name, if only one has it.
+    pub(super) fn group_number(&self, account: u32, name: &str) -> Result<u32, ApiError> {
+        let groups = || self.store.tables().groups.range((account, 0)..=(account, u32::MAX));
+        if let Some(((_, chat), _)) = groups().find(|((_, chat), _)| self.chat_id(account, *chat) == name) {
+            return Ok(*chat);
+        }
+        let named = |group: &GroupRow| group.name == name;
+        let active = groups().filter(|(_, group)| named(group) && group.is_current());
+        let named: Vec<u32> = match active.map(|((_, chat), _)| *chat).collect::<Vec<_>>() {
+            none if none.is_empty() => groups().filter(|(_, group)| named(group)).map(|((_, chat), _)| *chat).collect(),
+            some => some,
+        };
+        match named.as_slice() {
+            [one] => Ok(*one),
+            [] => Err(ApiError::new(ErrorCode::NotFound, format!("there is no group `{}`", name.escape_default()))
+                .hint("`fastchatctl group list` shows all")),
+            _ => Err(ApiError::new(
+                ErrorCode::InvalidParams,
+                format!("several groups are called `{}`", name.escape_default()),
+            )
+            .hint("name it by its id: `fastchatctl group list` shows them")),
+        }
     }
 
     pub(super) fn view_account(&self, number: u32) -> Result<Account, ApiError> {
@@ -166,8 +261,13 @@ impl Core {
             device_name: row.device_name.clone(),
             fingerprint: live.fingerprint.to_string(),
             pin: row.pin.map_or_else(String::new, |pin| pin.to_string()),
-            outbox: self.store.outbox_count(number),
+            outbox: self.waiting_messages(number),
         })
+    }
+
+    /// How many messages of the person's are on their way out.
+    pub(super) fn waiting_messages(&self, account: u32) -> u64 {
+        self.chats_of(account).map(|(chat, _)| self.store.outbox(account, chat).count() as u64).sum()
     }
 
     pub(super) fn view_contact(&self, account: u32, row: &ContactRow) -> Contact {
@@ -188,17 +288,32 @@ impl Core {
         }
     }
 
+    /// Whether the keys of everybody in a chat were compared.
+    pub(super) fn is_verified(&self, account: u32, chat: u32) -> bool {
+        let verified = |name: &AccountName| {
+            self.contact_named(account, name).is_some_and(|(_, row)| row.verified && row.changed_identity.is_none())
+        };
+        if let Some(contact) = self.contact_of_chat(account, chat) {
+            return contact.verified && contact.changed_identity.is_none();
+        }
+        let Some(group) = self.group_row(account, chat) else { return false };
+        let mut others = group.members.iter().filter(|member| !self.is_own_name(account, &member.name)).peekable();
+        others.peek().is_some() && others.all(|member| verified(&member.name))
+    }
+
     pub(super) fn view_chat(&self, account: u32, number: u32) -> Result<Chat, Broken> {
-        let Some((contact, row)) = self.contact_and_chat(account, number) else {
+        let Some(row) = self.chat_row(account, number) else {
             return Err(crate::store::StoreError::Damaged);
         };
-        let request = contact.state == ContactState::Request;
+        let contact = self.contact_of_chat(account, number);
+        let group = self.group_row(account, number);
+        let request = contact.is_some_and(|contact| contact.state == ContactState::Request);
         let newest = self.store.outbox(account, number).next_back().transpose()?;
         let last = match newest {
             Some((index, waiting)) => Some(self.view_waiting(&row, index, &waiting)),
             None => {
                 let newest = self.store.history(account, number, u64::MAX, 1)?.pop();
-                newest.map(|(position, message)| self.view_message(account, &contact, &row, position, message))
+                newest.map(|(position, message)| self.view_message(account, number, &row, position, message))
             }
         };
         let last = last.map(|mut message| {
@@ -210,13 +325,19 @@ impl Core {
         Ok(Chat {
             id: row.id.clone(),
             account: self.full_name(account),
-            kind: ChatKind::Direct,
-            title: shown_name(&contact),
-            contact: contact.name.to_string(),
+            kind: if group.is_some() { ChatKind::Group } else { ChatKind::Direct },
+            title: match (contact, group) {
+                (Some(contact), _) => shown_name(contact),
+                (None, Some(group)) => group.name.clone(),
+                (None, None) => String::new(),
+            },
+            contact: contact.map_or_else(String::new, |contact| contact.name.to_string()),
             unread: row.unread,
             muted: row.muted,
             request,
-            held: contact.changed_identity.is_some(),
+            held: self.is_held(account, number),
+            verified: self.is_verified(account, number),
+            group: group.map(GroupRow::state),
             last,
         })
     }
@@ -224,27 +345,34 @@ impl Core {
     pub(super) fn view_message(
         &self,
         account: u32,
-        contact: &ContactRow,
+        number: u32,
         chat: &ChatRow,
         position: u64,
         row: MessageRow,
     ) -> Message {
-        let own = || self.store.tables().accounts.get(&account).map_or_else(String::new, |row| row.name.to_string());
-        let from = match row.kind {
-            MessageKind::Notice => String::new(),
-            _ if row.mine => own(),
-            _ => contact.name.to_string(),
+        let hidden = self.is_hidden(account, &row);
+        let from = match (row.kind, &row.from) {
+            (MessageKind::Notice, _) => String::new(),
+            _ if row.mine => self.own_name(account),
+            (_, Some(from)) => from.to_string(),
+            (_, None) => self.contact_of_chat(account, number).map_or_else(String::new, |row| row.name.to_string()),
+        };
+        let (kind, text) = if hidden {
+            let text = format!("hidden: {}; `fastchatctl key trust {from}` shows it", held_reason(&from));
+            (MessageKind::Unreadable, text)
+        } else {
+            (row.kind, row.text)
         };
         Message {
             id: row.id.to_string(),
             chat: chat.id.clone(),
             from,
-            mine: row.mine,
+            mine: row.mine && row.kind != MessageKind::Notice,
             sent_at_ms: row.sent_at_ms,
             accepted_at_ms: row.accepted_at_ms,
-            kind: row.kind,
+            kind,
             state: row.state,
-            text: row.text,
+            text,
             error: String::new(),
             position,
         }
@@ -273,11 +401,10 @@ impl Core {
         let mut message = None;
         if let Some((number, row)) = self.chats_of(account).find(|(_, row)| row.id == chat)
             && let Ok(id) = id.parse::<MessageId>()
-            && let Some(contact) = self.store.tables().contacts.get(&(account, row.contact))
             && let Some(position) = self.store.position_of(account, number, id)?
             && let Some(found) = self.store.message(account, number, position)?
         {
-            message = Some(self.view_message(account, contact, row, position, found));
+            message = Some(self.view_message(account, number, row, position, found));
         }
         Ok(EventKind::MessageReceived { chat, id, request, message })
     }
@@ -301,7 +428,7 @@ impl Core {
     }
 
     fn outbox_error(&self, account: u32, chat: u32, row: &OutboxRow) -> Option<ApiError> {
-        let name = self.contact_of_chat(account, chat).map_or_else(String::new, |contact| contact.name.to_string());
+        let name = self.changed_people(account, chat).first().map_or_else(String::new, ToString::to_string);
         match row.state {
             MessageState::Held => Some(
                 ApiError::new(ErrorCode::IdentityChanged, held_reason(&name))
@@ -318,6 +445,28 @@ impl Core {
             }
             _ => None,
         }
+    }
+}
+
+impl GroupRow {
+    /// Whether we are, or are about to be, in it.
+    pub(super) fn is_current(&self) -> bool {
+        matches!(self.standing, Standing::Active | Standing::Joining | Standing::Leaving)
+    }
+
+    /// As the API names it.
+    pub(super) fn state(&self) -> GroupState {
+        match self.standing {
+            Standing::Active => GroupState::Active,
+            Standing::Joining => GroupState::Joining,
+            Standing::Leaving => GroupState::Leaving,
+            Standing::Left => GroupState::Left,
+            Standing::Deleted => GroupState::Deleted,
+        }
+    }
+
+    pub(super) fn admins(&self) -> impl Iterator<Item = &AccountName> {
+        self.members.iter().filter(|member| member.admin).map(|member| &member.name)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastchat_ipc::{ApiError, ErrorCode, MessageState, ReadEvents, Request, SendResult, Sent, Wait};
-use fastchat_wire::{AccountName, MessageId};
+use fastchat_wire::{AccountName, DeviceId, MessageId};
 
 use super::{Broken, CallId, Core};
 
@@ -15,11 +15,18 @@ pub(super) struct Waits {
     pub(super) sends: BTreeMap<CallId, WaitingSend>,
     pub(super) reads: BTreeMap<CallId, (ReadEvents, u64)>,
     pub(super) lookups: BTreeMap<CallId, WaitingLookup>,
+    pub(super) groups: BTreeMap<CallId, WaitingGroup>,
     /// Sign-ins that are answered when others can reach the new device.
     pub(super) sign_ins: BTreeMap<CallId, (u32, u64)>,
     /// Whether a message's state or the event log changed since the waits were looked at.
     pub(super) check: bool,
     pub(super) housekeeping_at: u64,
+    /// Renames of devices that wait for the list to show them.
+    pub(super) renamed: Vec<(CallId, u32, DeviceId)>,
+    /// Messages that another device of ours has read: account, chat, position.
+    pub(super) read_elsewhere: Vec<(u32, u32, u64)>,
+    /// Contacts whose changed key was trusted on another device of ours.
+    pub(super) trusted_elsewhere: Vec<(u32, u32)>,
 }
 
 /// A `send` that waits for its messages' state.
@@ -28,6 +35,15 @@ pub(super) struct WaitingSend {
     pub(super) level: Wait,
     pub(super) deadline: u64,
     pub(super) messages: Vec<(String, u32, MessageId)>,
+}
+
+/// A call that waits for a group's task.
+pub(super) struct WaitingGroup {
+    pub(super) account: u32,
+    pub(super) chat: u32,
+    /// By its number; `None`: for the group's creation alone.
+    pub(super) task: Option<u64>,
+    pub(super) deadline: u64,
 }
 
 /// A call that is tried again when the server has said who somebody is.
@@ -44,7 +60,8 @@ impl Waits {
         let reads = self.reads.values().map(|(_, deadline)| *deadline);
         let lookups = self.lookups.values().map(|wait| wait.deadline);
         let sign_ins = self.sign_ins.values().map(|(_, deadline)| *deadline);
-        sends.chain(reads).chain(lookups).chain(sign_ins).chain([self.housekeeping_at]).min()
+        let groups = self.groups.values().map(|wait| wait.deadline);
+        sends.chain(reads).chain(lookups).chain(groups).chain(sign_ins).chain([self.housekeeping_at]).min()
     }
 }
 
@@ -52,11 +69,16 @@ impl Core {
     /// Answers what can be answered, or has waited long enough.
     pub(super) fn settle_waits(&mut self) -> Result<(), Broken> {
         let changed = std::mem::take(&mut self.waits.check);
-        let due = |deadline: u64| changed || deadline <= self.now;
+        let now = self.now;
+        let due = |deadline: u64| changed || deadline <= now;
         let sends: Vec<CallId> = self.waits.sends.iter().filter(|(_, w)| due(w.deadline)).map(|(id, _)| *id).collect();
         let reads: Vec<CallId> = self.waits.reads.iter().filter(|(_, (_, d))| due(*d)).map(|(id, _)| *id).collect();
         for call in sends {
             self.settle_send(call)?;
+        }
+        let groups = self.waits.groups.iter().filter(|(_, w)| due(w.deadline)).map(|(id, _)| *id);
+        for call in groups.collect::<Vec<_>>() {
+            self.settle_group(call)?;
         }
         for call in reads {
             let Some((params, deadline)) = self.waits.reads.remove(&call) else { continue };
@@ -91,6 +113,31 @@ impl Core {
             self.waits.sign_ins.remove(&call);
             let view = self.view_account(account);
             self.answer(call, view);
+        }
+    }
+
+    /// Answers a call that waits for a group when its task is done, or has taken too long: then it shows as pending.
+    fn settle_group(&mut self, call: CallId) -> Result<(), Broken> {
+        let Some(wait) = self.waits.groups.remove(&call) else { return Ok(()) };
+        let tasks = self.store.tasks(wait.account, wait.chat)?;
+        let creating = self.store.creation(wait.account, wait.chat)?.is_some();
+        let done = !creating && wait.task.is_none_or(|task| tasks.iter().all(|(number, _)| *number != task));
+        if done || wait.deadline <= self.now {
+            let group = self.view_group(wait.account, wait.chat)?;
+            self.answer(call, group);
+        } else {
+            self.waits.groups.insert(call, wait);
+        }
+        Ok(())
+    }
+
+    /// A group's task has failed: whoever waits for it hears why.
+    pub(super) fn fail_waiting_group(&mut self, account: u32, chat: u32, task: u64, error: &ApiError) {
+        let concerned = |wait: &WaitingGroup| (wait.account, wait.chat, wait.task) == (account, chat, Some(task));
+        let calls = self.waits.groups.iter().filter(|(_, wait)| concerned(wait)).map(|(call, _)| *call);
+        for call in calls.collect::<Vec<_>>() {
+            self.waits.groups.remove(&call);
+            self.answer::<()>(call, Err(error.clone()));
         }
     }
 

@@ -94,6 +94,13 @@ fn translate(code: Code) -> (ErrorCode, &'static str, &'static str) {
         Code::Internal => (ErrorCode::Server, "the server failed", OPERATOR),
         Code::TimedOut => (ErrorCode::TimedOut, "the server waited too long for this device", LATER),
         Code::ClosedConversation => (ErrorCode::Server, "the conversation was replaced by another", LATER),
+        Code::HandshakeMalformed => (ErrorCode::Server, "the server could not read a change of the group", OPERATOR),
+        Code::HandshakeInvalid => (ErrorCode::Server, "the server found a change of the group invalid", OPERATOR),
+        Code::NotAllowed => (ErrorCode::NotAllowed, "our role in the group does not allow it", "ask one of its admins"),
+        Code::RosterMismatch => (ErrorCode::Server, "somebody's devices have changed meanwhile", LATER),
+        Code::GroupInfoMismatch => (ErrorCode::Server, "a change of the group does not fit what it leads to", OPERATOR),
+        Code::ProposalsPending => (ErrorCode::Server, "somebody is leaving the group at this moment", LATER),
+        Code::GroupFull => (ErrorCode::GroupFull, "the group takes no more members", "remove some first"),
     }
 }
 

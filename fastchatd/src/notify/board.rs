@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::content::{self, Content};
+use super::content::{self, Content, Line};
 use crate::api::Notice;
 
 /// The least time between two showings of one chat; what comes in between is shown together.
@@ -35,7 +35,7 @@ struct Card {
     id: u32,
     notice: Notice,
     /// The last texts, oldest first.
-    lines: VecDeque<String>,
+    lines: VecDeque<Line>,
     /// What was shown last under `id`.
     shown: Option<Content>,
     /// When to show it (again); `None` when it shows as it should.
@@ -50,7 +50,7 @@ struct Card {
 #[derive(Default)]
 pub(super) struct Board {
     cards: BTreeMap<Key, Card>,
-    /// Ids that show no more, with the chat and who wrote; the newest last.
+    /// Ids that show no more, with the chat and whom a reply goes to; the newest last.
     gone: VecDeque<(u32, Key, Option<String>)>,
 }
 
@@ -79,9 +79,9 @@ impl Board {
             attempts: 0,
             touched: now,
         });
-        match &notice.text {
-            Some(text) if !notice.request => card.lines.push_back(content::plain(text)),
-            _ => card.lines.clear(),
+        match Line::of(&notice) {
+            Some(line) => card.lines.push_back(line),
+            None => card.lines.clear(),
         }
         let keep = content::LINES.min(usize::try_from(notice.unread.max(1)).unwrap_or(content::LINES));
         while card.lines.len() > keep {
@@ -103,15 +103,15 @@ impl Board {
     /// Forgets a chat; the id of its notification, if it shows.
     pub(super) fn take(&mut self, key: &Key) -> Option<u32> {
         let card = self.cards.remove(key)?;
-        self.remember(card.id, key, card.notice.sender);
+        self.remember(card.id, key, addressee(&card.notice));
         Some(card.id).filter(|id| *id != 0)
     }
 
-    fn remember(&mut self, id: u32, key: &Key, sender: Option<String>) {
+    fn remember(&mut self, id: u32, key: &Key, addressee: Option<String>) {
         if id == 0 {
             return;
         }
-        self.gone.push_back((id, key.clone(), sender));
+        self.gone.push_back((id, key.clone(), addressee));
         if self.gone.len() > GONE {
             self.gone.pop_front();
         }
@@ -166,10 +166,10 @@ impl Board {
         self.cards.iter().find(|(_, card)| id != 0 && card.id == id).map(|(key, _)| key.clone())
     }
 
-    /// Who wrote, as the notification of `key` names them or did.
-    pub(super) fn sender(&self, key: &Key) -> Option<String> {
-        let gone = || self.gone.iter().rev().find(|(_, of, _)| of == key).and_then(|(_, _, sender)| sender.clone());
-        self.cards.get(key).map_or_else(gone, |card| card.notice.sender.clone())
+    /// Whom a reply goes to, as the notification of `key` names them or did: who wrote, or the group.
+    pub(super) fn addressee(&self, key: &Key) -> Option<String> {
+        let gone = || self.gone.iter().rev().find(|(_, of, _)| of == key).and_then(|(_, _, name)| name.clone());
+        self.cards.get(key).map_or_else(gone, |card| addressee(&card.notice))
     }
 
     /// The service closed it. One that expired unseen keeps its texts for the next message; one that was dismissed was
@@ -181,8 +181,8 @@ impl Board {
             return;
         };
         card.id = 0;
-        let sender = card.notice.sender.clone();
-        self.remember(id, &key, sender);
+        let addressee = addressee(&card.notice);
+        self.remember(id, &key, addressee);
     }
 
     /// The service went away, and what it showed with it.
@@ -202,13 +202,17 @@ impl Board {
     }
 }
 
+fn addressee(notice: &Notice) -> Option<String> {
+    notice.group.clone().or_else(|| notice.sender.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn notice(chat: &str, text: &str, unread: u64) -> Notice {
         let (sender, text) = (Some("bob".to_owned()), Some(text.to_owned()));
-        Notice { account: "alice@h:1".into(), chat: chat.into(), sender, text, unread, request: false }
+        Notice { account: "alice@h:1".into(), chat: chat.into(), sender, group: None, text, unread, request: false }
     }
 
     fn show_one(board: &mut Board, now: Instant, id: u32) -> (u32, String) {
@@ -229,6 +233,17 @@ mod tests {
         assert_eq!(board.next_due(), Some(start + QUIET));
         assert_eq!(show_one(&mut board, start + QUIET, 7), (7, "one\ntwo\nthree".to_owned()));
         assert_eq!(board.next_due(), None);
+    }
+
+    #[test]
+    fn a_reply_goes_to_the_group_though_a_member_wrote() {
+        let (mut board, start) = (Board::default(), Instant::now());
+        let key = Key { account: "alice@h:1".into(), chat: "c".into() };
+        board.put(Notice { group: Some("ops".into()), ..notice("c", "one", 1) }, start);
+        show_one(&mut board, start, 7);
+        assert_eq!(board.addressee(&key).as_deref(), Some("ops"));
+        board.closed(7, false);
+        assert_eq!(board.addressee(&key).as_deref(), Some("ops"), "it was closed");
     }
 
     #[test]

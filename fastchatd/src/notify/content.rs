@@ -13,6 +13,14 @@ pub(super) const CHARACTERS: usize = 400;
 /// Characters of a summary at most.
 const SUMMARY: usize = 80;
 
+/// A text that somebody wrote, as [`plain`] leaves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line {
+    /// Who wrote it; empty when the preview hides it.
+    pub(super) from: String,
+    pub(super) text: String,
+}
+
 /// Summary and body, not escaped yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Content {
@@ -22,22 +30,43 @@ pub(super) struct Content {
 
 impl Content {
     /// What to show for a chat: its newest notice and the last texts, oldest first.
-    pub(super) fn of(notice: &Notice, lines: &VecDeque<String>) -> Self {
-        let sender = notice.sender.as_deref().map(|sender| cut(&plain(sender), SUMMARY));
+    pub(super) fn of(notice: &Notice, lines: &VecDeque<Line>) -> Self {
+        let short = |name: &String| cut(&plain(name), SUMMARY);
+        let (sender, group) = (notice.sender.as_ref().map(short), notice.group.as_ref().map(short));
         if notice.request {
             let who = sender.unwrap_or_else(|| "Somebody who is not a contact".to_owned());
             return Self { summary: "Message request".to_owned(), body: format!("{who} wants to write to you.") };
         }
-        let mut summary = sender.unwrap_or_else(|| "FastChat".to_owned());
+        // Where several people wrote, the lines tell who, and the summary where.
+        let is_mixed =
+            group.is_some() && lines.iter().any(|line| lines.back().is_some_and(|last| last.from != line.from));
+        let mut summary = match (sender, group) {
+            (Some(sender), Some(group)) if !is_mixed => format!("{sender} in {group}"),
+            (_, Some(group)) => format!("Group {group}"),
+            (Some(sender), None) => sender,
+            (None, None) => "FastChat".to_owned(),
+        };
         if notice.unread > 1 && !lines.is_empty() {
             summary = format!("{summary} ({})", notice.unread);
         }
         let body = match (lines.is_empty(), notice.unread) {
-            (false, _) => join(lines),
+            (false, _) => join(lines, is_mixed),
             (true, 0 | 1) => "New message".to_owned(),
             (true, unread) => format!("{unread} new messages"),
         };
         Self { summary, body }
+    }
+
+    /// What to show for a device that came to an account.
+    pub(super) fn of_new_device(account: &str, device_name: &str) -> Self {
+        let device = cut(&plain(device_name), SUMMARY);
+        Self {
+            summary: format!("New device on {}", cut(&plain(account), SUMMARY)),
+            body: format!(
+                "“{device}” reads and writes as you from now on. If it is not yours: fastchatctl device revoke, \
+                 then change the password."
+            ),
+        }
     }
 
     /// The body as the service wants it.
@@ -46,19 +75,31 @@ impl Content {
     }
 }
 
-/// The newest texts that fit, oldest first.
-fn join(lines: &VecDeque<String>) -> String {
+/// The newest texts that fit, oldest first; with their senders where there are several.
+fn join(lines: &VecDeque<Line>, is_mixed: bool) -> String {
     let mut left = CHARACTERS;
     let mut kept = VecDeque::new();
     for line in lines.iter().rev().take(LINES) {
         if left == 0 {
             break;
         }
-        let line = cut(line, left);
+        let line = match is_mixed && !line.from.is_empty() {
+            true => cut(&format!("{}: {}", line.from, line.text), left),
+            false => cut(&line.text, left),
+        };
         left = left.saturating_sub(line.chars().count() + 1);
         kept.push_front(line);
     }
     Vec::from(kept).join("\n")
+}
+
+impl Line {
+    /// The text of a notice; `None` where it has none to show.
+    pub(super) fn of(notice: &Notice) -> Option<Self> {
+        let text = notice.text.as_ref().filter(|_| !notice.request)?;
+        let from = notice.sender.as_ref().map(|sender| cut(&plain(sender), SUMMARY)).unwrap_or_default();
+        Some(Self { from, text: plain(text) })
+    }
 }
 
 /// One line of text: control characters and line breaks become spaces, what only turns the reading direction goes.
@@ -90,7 +131,11 @@ mod tests {
 
     fn notice(sender: Option<&str>, unread: u64, request: bool) -> Notice {
         let sender = sender.map(str::to_owned);
-        Notice { account: "alice@h:1".into(), chat: "c".into(), sender, text: None, unread, request }
+        Notice { account: "alice@h:1".into(), chat: "c".into(), sender, group: None, text: None, unread, request }
+    }
+
+    fn line(from: &str, text: &str) -> Line {
+        Line { from: from.to_owned(), text: text.to_owned() }
     }
 
     #[test]
@@ -121,11 +166,11 @@ mod tests {
 
     #[test]
     fn a_long_chat_shows_its_newest_lines_within_the_bounds() {
-        let lines: VecDeque<String> = (0..9).map(|n| format!("line {n}")).collect();
+        let lines: VecDeque<Line> = (0..9).map(|n| line("bob", &format!("line {n}"))).collect();
         let content = Content::of(&notice(Some("bob"), 9, false), &lines);
         assert_eq!(content.summary, "bob (9)");
         assert_eq!(content.body, "line 4\nline 5\nline 6\nline 7\nline 8");
-        let long = VecDeque::from(["old".to_owned(), "ä".repeat(1000)]);
+        let long = VecDeque::from([line("bob", "old"), line("bob", &"ä".repeat(1000))]);
         let content = Content::of(&notice(Some("bob"), 2, false), &long);
         assert_eq!(content.body.chars().count(), CHARACTERS);
         assert!(content.body.ends_with('…'));
@@ -140,8 +185,30 @@ mod tests {
     }
 
     #[test]
+    fn in_a_group_the_sender_and_the_group_are_named_and_several_senders_in_their_lines() {
+        let in_ops = |sender, unread| Notice { group: Some("o\nps".into()), ..notice(sender, unread, false) };
+        let of =
+            |sender, unread, lines: &[Line]| Content::of(&in_ops(sender, unread), &lines.iter().cloned().collect());
+        let (one, two) = (line("bob", "one"), line("carol", "two"));
+        let expected = Content { summary: "bob in o ps".into(), body: "one".into() };
+        assert_eq!(of(Some("bob"), 1, std::slice::from_ref(&one)), expected);
+        let expected = Content { summary: "Group o ps (2)".into(), body: "bob: one\ncarol: two".into() };
+        assert_eq!(of(Some("carol"), 2, &[one, two]), expected);
+        // With the sender alone in the preview, or the group alone.
+        assert_eq!(of(Some("bob"), 2, &[]), Content { summary: "bob in o ps".into(), body: "2 new messages".into() });
+        assert_eq!(of(None, 1, &[]), Content { summary: "Group o ps".into(), body: "New message".into() });
+    }
+
+    #[test]
+    fn a_new_device_is_named_on_one_line_of_bounded_length() {
+        let content = Content::of_new_device("alice@h:1", &format!("pho\nne{}", "x".repeat(500)));
+        assert_eq!(content.summary, "New device on alice@h:1");
+        assert!(content.body.starts_with("“pho nexx") && content.body.chars().count() < 250, "{}", content.body);
+    }
+
+    #[test]
     fn a_request_shows_no_text() {
-        let lines = VecDeque::from(["buy now".to_owned()]);
+        let lines = VecDeque::from([line("mallory", "buy now")]);
         let content = Content::of(&notice(Some("mallory"), 4, true), &lines);
         assert_eq!(content.body, "mallory wants to write to you.");
         assert_eq!(content.summary, "Message request");

@@ -30,6 +30,8 @@ use crate::{
 const CALLS: usize = 32;
 /// Replies that were not sent and wait for `Try again`.
 const UNSENT: usize = 32;
+/// Warnings that wait for a service to show them.
+const WARNINGS: usize = 16;
 /// How long withdrawing everything at the end may take.
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
 /// Urgency of the specification: normal, critical.
@@ -71,6 +73,8 @@ pub(super) struct Notifier {
     unsent: BTreeMap<u32, (Reply, Unsent)>,
     /// Such replies that no service could show yet.
     untold: VecDeque<(Reply, Unsent)>,
+    /// Warnings that no service could show yet.
+    warnings: VecDeque<Content>,
     /// The activation token that came last, and for which notification.
     token: Option<(u32, String)>,
 }
@@ -78,8 +82,8 @@ pub(super) struct Notifier {
 impl Notifier {
     pub(super) fn new(api: Api, settings: NotifySettings) -> Self {
         let (board, calls) = (Board::default(), FuturesUnordered::new());
-        let (unsent, untold) = (BTreeMap::new(), VecDeque::new());
-        let notifier = Self { api, settings, service: None, board, calls, unsent, untold, token: None };
+        let (unsent, untold, warnings) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
+        let notifier = Self { api, settings, service: None, board, calls, unsent, untold, warnings, token: None };
         notifier.tell("none");
         notifier
     }
@@ -119,6 +123,9 @@ impl Notifier {
     }
 
     async fn show_untold(&mut self) {
+        for warning in std::mem::take(&mut self.warnings) {
+            self.warn(warning).await;
+        }
         for (reply, unsent) in std::mem::take(&mut self.untold) {
             self.show_unsent(reply, unsent).await;
         }
@@ -157,7 +164,24 @@ impl Notifier {
                     self.close(id).await;
                 }
             }
+            Alert::NewDevice { account, device_name } => {
+                self.warn(Content::of_new_device(&account, &device_name)).await;
+            }
             Alert::Test(answer) => self.test(answer).await,
+        }
+    }
+
+    /// Shows a warning until it is dismissed; keeps it where no service can show it yet.
+    async fn warn(&mut self, warning: Content) {
+        let mut look = Look { expires: 0, ..Look::default() };
+        look.hints.insert("category", "im".into());
+        look.hints.insert("urgency", CRITICAL.into());
+        if let Err(error) = self.show(0, &warning, look).await {
+            info!(error, "a warning waits for a notification service");
+            self.warnings.push_back(warning);
+            if self.warnings.len() > WARNINGS {
+                self.warnings.pop_front();
+            }
         }
     }
 
@@ -195,8 +219,8 @@ impl Notifier {
     /// Shows what is due: one notification, so that a slow service does not hold up everything else.
     pub(super) async fn show_due(&mut self) {
         let Some(due) = self.board.due(Instant::now()) else { return };
-        let sender = self.board.sender(&due.key);
-        let reply_label = sender.map_or_else(|| "Reply".to_owned(), |sender| format!("Reply to {}", plain(&sender)));
+        let to = self.board.addressee(&due.key);
+        let reply_label = to.map_or_else(|| "Reply".to_owned(), |to| format!("Reply to {}", plain(&to)));
         let look = self.look(&due, &reply_label);
         match self.show(due.replaces, &due.content, look).await {
             Ok(id) => self.board.shown(due, id, Instant::now()),
@@ -250,7 +274,7 @@ impl Notifier {
             Signal::Token { id, token } => self.token = Some((id, token)),
             Signal::Replied { id, text } => {
                 if let Some(key) = self.board.key_of(id) {
-                    let to = self.board.sender(&key).unwrap_or_else(|| "the chat".to_owned());
+                    let to = self.board.addressee(&key).unwrap_or_else(|| "the chat".to_owned());
                     let idempotency_key = format!("reply-{}", Uuid::now_v7());
                     self.reply(Reply { key, to, text, idempotency_key }).await;
                 }

@@ -24,14 +24,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use place::Place;
-use rows::{AccountRow, ChatRow, ContactRow, ConversationRow, Header, Settings};
+use rows::{AccountRow, ChatRow, ContactRow, ConversationRow, GroupRow, Header, Settings};
 use seal::Sealer;
 
 pub use state::StateReader;
 pub use write::Write;
 
 /// The layout that this program writes.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 /// The version byte of a row's encoding.
 const ROW_VERSION: u8 = 1;
 /// Memory that sled may use for pages.
@@ -50,6 +50,9 @@ pub enum StoreError {
     /// A newer program wrote it.
     #[error("the store has layout {0}, this program knows {LAYOUT}: it was written by a newer version")]
     Newer(u32),
+    /// A program from before groups and devices wrote it; none of those was released.
+    #[error("the store has layout {0}, which no released version wrote; move it away and log in again")]
+    Older(u32),
     /// A record does not open or is not what it should be.
     #[error("a record of the store is damaged")]
     Damaged,
@@ -78,6 +81,8 @@ pub struct Tables {
     pub contacts: BTreeMap<(u32, u32), ContactRow>,
     /// Chats by account and number.
     pub chats: BTreeMap<(u32, u32), ChatRow>,
+    /// Groups by account and chat.
+    pub groups: BTreeMap<(u32, u32), GroupRow>,
     /// Conversations by account and id.
     pub conversations: BTreeMap<(u32, ConversationId), ConversationRow>,
     /// The oldest event kept.
@@ -151,7 +156,11 @@ impl Store {
         };
         let header = self.sealer.open(place.as_ref(), &sealed).map_err(|_| StoreError::WrongKey)?;
         let header: Header = decode(&header)?;
-        if header.layout > LAYOUT { Err(StoreError::Newer(header.layout)) } else { Ok(()) }
+        match header.layout {
+            LAYOUT => Ok(()),
+            newer if newer > LAYOUT => Err(StoreError::Newer(newer)),
+            older => Err(StoreError::Older(older)),
+        }
     }
 }
 

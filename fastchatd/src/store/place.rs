@@ -5,7 +5,7 @@
 //!
 //! **Invariant**: two records never share a place.
 
-use fastchat_wire::{ConversationId, MessageId};
+use fastchat_wire::{ConversationId, DeviceId, MessageId};
 
 pub(super) const HEADER: u8 = 0x01;
 pub(super) const SETTINGS: u8 = 0x02;
@@ -19,6 +19,10 @@ pub(super) const CONVERSATION: u8 = 0x16;
 pub(super) const UNDELIVERED: u8 = 0x17;
 pub(super) const IDEMPOTENCY: u8 = 0x18;
 pub(super) const CREATION: u8 = 0x19;
+pub(super) const GROUP: u8 = 0x1A;
+pub(super) const HANDSHAKE: u8 = 0x1B;
+pub(super) const TASK: u8 = 0x1C;
+pub(super) const COUNTER: u8 = 0x1D;
 pub(super) const EVENT: u8 = 0x20;
 pub(super) const STATE: u8 = 0x30;
 /// The rest of a value that is too long for one record, behind the key of its first part.
@@ -55,6 +59,11 @@ impl Place {
     }
 
     pub(super) fn message(mut self, id: MessageId) -> Self {
+        self.0.extend_from_slice(id.as_bytes());
+        self
+    }
+
+    pub(super) fn device(mut self, id: DeviceId) -> Self {
         self.0.extend_from_slice(id.as_bytes());
         self
     }

@@ -2,13 +2,13 @@
 //!
 //! **Invariant**: a read never changes anything, and its size is bounded by the caller.
 
-use fastchat_wire::{ConversationId, MessageId};
+use fastchat_wire::{ConversationId, DeviceId, MessageId};
 use serde::de::DeserializeOwned;
 
 use super::{
     Store, StoreError, decode,
     place::{self, Place},
-    rows::{EventRow, IdempotencyRow, MessageRow, OutboxRow, Settings},
+    rows::{EventRow, HandshakeRow, IdempotencyRow, MessageRow, OutboxRow, Settings, TaskRow},
 };
 
 impl Store {
@@ -71,12 +71,6 @@ impl Store {
         Ok(self.tree.scan_prefix(prefix).next().transpose()?.is_some())
     }
 
-    /// How many messages of an account are on their way out.
-    #[must_use]
-    pub fn outbox_count(&self, account: u32) -> u64 {
-        self.tree.scan_prefix(Place::account(place::OUTBOX, account)).keys().count() as u64
-    }
-
     /// Own messages of a conversation up to `seq` that the other side was not known to have: seq and position.
     ///
     /// # Errors
@@ -109,6 +103,32 @@ impl Store {
         self.get(&Place::account(place::CREATION, account).u32(chat))
     }
 
+    /// The handshake message of a chat that the server may have.
+    ///
+    /// # Errors
+    /// A damaged record or the disk.
+    pub fn handshake(&self, account: u32, chat: u32) -> Result<Option<HandshakeRow>, StoreError> {
+        self.get(&Place::account(place::HANDSHAKE, account).u32(chat))
+    }
+
+    /// The tasks of a chat, the first one first.
+    ///
+    /// # Errors
+    /// A damaged record or the disk.
+    pub fn tasks(&self, account: u32, chat: u32) -> Result<Vec<(u64, TaskRow)>, StoreError> {
+        let prefix = Place::account(place::TASK, account).u32(chat);
+        self.tree.scan_prefix(prefix).map(|record| self.numbered(record)).collect()
+    }
+
+    /// The last counter seen from a device in a conversation.
+    ///
+    /// # Errors
+    /// A damaged record or the disk.
+    pub fn counter(&self, account: u32, conversation: ConversationId, device: DeviceId) -> Result<u64, StoreError> {
+        let place = Place::account(place::COUNTER, account).conversation(conversation).device(device);
+        Ok(self.get(&place)?.unwrap_or_default())
+    }
+
     /// Up to `limit` events after a number.
     ///
     /// # Errors
@@ -133,6 +153,10 @@ impl Store {
         for record in self.rows_of(place::CHAT) {
             let (key, row) = record?;
             tables.chats.insert(account_and_number(&key)?, row);
+        }
+        for record in self.rows_of(place::GROUP) {
+            let (key, row) = record?;
+            tables.groups.insert(account_and_number(&key)?, row);
         }
         for record in self.rows_of(place::CONVERSATION) {
             let (key, row) = record?;

@@ -2,8 +2,10 @@
 //!
 //! **Invariant**: a row read from the store is the row that was written; its encoding begins with its version.
 
+use std::collections::BTreeMap;
+
 use fastchat_ipc::{ContactState, EventKind, KeyStore, MessageKind, MessageState, Preview};
-use fastchat_wire::{AccountName, ConversationId, MessageId, Pin, ServerAddress};
+use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, Pin, ServerAddress};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
@@ -41,6 +43,10 @@ pub struct AccountRow {
     pub next_contact: u32,
     /// The number of the next chat.
     pub next_chat: u32,
+    /// The account's devices that its person knows of.
+    pub devices: Vec<DeviceId>,
+    /// A new identity that the server may have or not, while it is being put in place.
+    pub rotation: Vec<u8>,
 }
 
 impl Drop for AccountRow {
@@ -48,6 +54,7 @@ impl Drop for AccountRow {
         self.identity.zeroize();
         self.device.zeroize();
         self.token.zeroize();
+        self.rotation.zeroize();
     }
 }
 
@@ -76,13 +83,24 @@ pub struct ContactRow {
     pub removed: bool,
 }
 
+/// With whom a chat is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Peer {
+    /// A contact, by its number.
+    Contact(u32),
+    /// A group; its [`GroupRow`] says who is in it.
+    Group,
+    /// The account's other devices. Nobody sees this chat.
+    Own,
+}
+
 /// A chat: what a person sees as one conversation, over all the conversations on the server that carried it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatRow {
     /// Its id for the API.
     pub id: String,
-    /// The contact's number.
-    pub contact: u32,
+    /// With whom it is.
+    pub peer: Peer,
     /// The conversation that messages go into now.
     pub conversation: Option<ConversationId>,
     /// A conversation of the server's that ours has to replace: we are no member of it, or cannot use it.
@@ -99,6 +117,114 @@ pub struct ChatRow {
     pub muted: bool,
     /// When the newest message came or was written.
     pub last_at_ms: u64,
+    /// Another device of ours has read up to this message, which has not come here yet.
+    pub read_elsewhere: Option<MessageId>,
+    /// The number of the next task (see [`TaskRow`]).
+    pub next_task: u64,
+}
+
+/// How this account stands in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// A member, with this device.
+    Active,
+    /// A member whose device is on its way in, by an external commit.
+    Joining,
+    /// Leaving: another member has still to commit it.
+    Leaving,
+    /// No member any more.
+    Left,
+    /// The group is no more.
+    Deleted,
+}
+
+/// A group, as its last epoch here has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// Its name.
+    pub name: String,
+    /// What it is about.
+    pub topic: String,
+    /// How we stand in it.
+    pub standing: Standing,
+    /// Who is in it, by name.
+    pub members: Vec<MemberRow>,
+    /// When this device came to know it.
+    pub created_at_ms: u64,
+    /// The epoch.
+    pub epoch: u64,
+    /// What all members have in common in this epoch (RFC 9420, section 8.7).
+    pub authenticator: Vec<u8>,
+}
+
+/// A member of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRow {
+    /// Its name.
+    pub name: AccountName,
+    /// Whether it is an admin.
+    pub admin: bool,
+    /// Its devices in the group.
+    pub devices: Vec<DeviceId>,
+    /// Of the identity key that certifies them.
+    pub fingerprint: [u8; 32],
+    /// It has said that it leaves.
+    pub leaving: bool,
+}
+
+/// Something that is to become of a conversation, by a commit of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskRow {
+    /// These join.
+    Add(Vec<AccountName>),
+    /// The account's other devices join.
+    AddDevices,
+    /// These are removed.
+    Remove(Vec<AccountName>),
+    /// These become admins.
+    Promote(Vec<AccountName>),
+    /// These are admins no longer.
+    Demote(Vec<AccountName>),
+    /// The group gets a name.
+    Rename(String),
+    /// The group gets a topic.
+    Topic(String),
+    /// We leave.
+    Leave,
+    /// The group ends.
+    Delete,
+    /// Our leaf gets new keys.
+    Update,
+    /// These devices of ours are gone from the account.
+    DropDevices(Vec<DeviceId>),
+    /// Our identity is a new one.
+    Reidentify,
+}
+
+/// A handshake message that the server may have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandshakeRow {
+    /// Its id in the log.
+    pub id: MessageId,
+    /// Where it goes.
+    pub conversation: ConversationId,
+    /// The frame, as it is sent each time.
+    pub frame: Vec<u8>,
+    /// The task that it does, by its number; 0: none.
+    pub task: u64,
+    /// What becomes of us by it.
+    pub kind: HandshakeKind,
+}
+
+/// The kinds of handshake messages of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HandshakeKind {
+    /// A commit of a member.
+    Commit,
+    /// The external commit by which this device joins.
+    Rejoin,
+    /// The proposal by which we leave.
+    Leave,
 }
 
 /// A conversation on the server, as this device stands in it.
@@ -108,14 +234,16 @@ pub struct ConversationRow {
     pub chat: u32,
     /// Entries up to here are processed.
     pub cursor: u64,
+    /// The epoch that it is at here.
+    pub epoch: u64,
     /// The last counter that we gave to a message of ours.
     pub sent_counter: u64,
-    /// The last counter seen from the other side.
-    pub peer_counter: u64,
-    /// The other side's device has entries up to here.
-    pub peer_delivered: u64,
+    /// How far others have come.
+    pub delivered: BTreeMap<AccountName, u64>,
     /// Replaced or closed: nothing goes out into it any more.
     pub closed: bool,
+    /// When our leaf is due for new keys; 0: never.
+    pub update_at_ms: u64,
 }
 
 /// A message in the history.
@@ -125,6 +253,10 @@ pub struct MessageRow {
     pub id: MessageId,
     /// Whether we sent it.
     pub mine: bool,
+    /// Who sent it, in a group.
+    pub from: Option<AccountName>,
+    /// It was certified by an identity that nobody had trusted: hidden until somebody does.
+    pub held: bool,
     /// When its sender made it.
     pub sent_at_ms: u64,
     /// When the server accepted it.
@@ -148,6 +280,8 @@ pub struct OutboxRow {
     pub state: MessageState,
     /// Its text.
     pub text: String,
+    /// What it tells the account's other devices instead of a text; empty for texts.
+    pub sync: Vec<u8>,
     /// Why it is held or failed.
     pub error: String,
     /// The ciphertext, once it is made: a retry sends these very bytes.

@@ -3,14 +3,15 @@
 //! **Invariant**: either every record of a [`Write`] is in the store after [`Store::commit`], or none.
 
 use fastchat_e2ee::Changes;
-use fastchat_wire::{ConversationId, MessageId};
+use fastchat_wire::{ConversationId, DeviceId, MessageId};
 use zeroize::Zeroizing;
 
 use super::{
     EVENTS_KEPT, Record, Store, StoreError, Tables, encode,
     place::{self, Place},
     rows::{
-        AccountRow, ChatRow, ContactRow, ConversationRow, EventRow, IdempotencyRow, MessageRow, OutboxRow, Settings,
+        AccountRow, ChatRow, ContactRow, ConversationRow, EventRow, GroupRow, HandshakeRow, IdempotencyRow, MessageRow,
+        OutboxRow, Settings, TaskRow,
     },
 };
 
@@ -29,6 +30,7 @@ enum TableChange {
     Account(u32, AccountRow),
     Contact((u32, u32), Option<ContactRow>),
     Chat((u32, u32), Option<ChatRow>),
+    Group((u32, u32), Option<GroupRow>),
     Conversation((u32, ConversationId), Option<ConversationRow>),
 }
 
@@ -51,6 +53,11 @@ impl Write {
     /// Sets or removes a chat.
     pub fn chat(&mut self, account: u32, chat: u32, row: Option<ChatRow>) {
         self.tables.push(TableChange::Chat((account, chat), row));
+    }
+
+    /// Sets or removes the group of a chat.
+    pub fn group(&mut self, account: u32, chat: u32, row: Option<GroupRow>) {
+        self.tables.push(TableChange::Group((account, chat), row));
     }
 
     /// Sets or removes a conversation.
@@ -109,9 +116,48 @@ impl Write {
         self.set(Place::account(place::CREATION, account).u32(chat), frame)
     }
 
+    /// Sets or removes the handshake message of a chat that the server may have.
+    ///
+    /// # Errors
+    /// The row cannot be encoded.
+    pub fn handshake(&mut self, account: u32, chat: u32, row: Option<&HandshakeRow>) -> Result<(), StoreError> {
+        self.set(Place::account(place::HANDSHAKE, account).u32(chat), row)
+    }
+
+    /// Sets or removes a task of a chat.
+    ///
+    /// # Errors
+    /// The row cannot be encoded.
+    pub fn task(&mut self, account: u32, chat: u32, number: u64, row: Option<&TaskRow>) -> Result<(), StoreError> {
+        self.set(Place::account(place::TASK, account).u32(chat).u64(number), row)
+    }
+
+    /// Sets the last counter seen from a device in a conversation.
+    ///
+    /// # Errors
+    /// The row cannot be encoded.
+    pub fn counter(
+        &mut self,
+        account: u32,
+        conversation: ConversationId,
+        device: DeviceId,
+        counter: u64,
+    ) -> Result<(), StoreError> {
+        self.put(Place::account(place::COUNTER, account).conversation(conversation).device(device), &counter)
+    }
+
     /// Changes of an account's encryption state.
     pub fn state(&mut self, account: u32, changes: Changes) {
         self.state.push((account, changes));
+    }
+
+    /// When the leaves of the conversations in it are due for new keys.
+    pub fn updates(&self) -> Vec<u64> {
+        let row = |change: &TableChange| match change {
+            TableChange::Conversation(_, Some(row)) if !row.closed && row.update_at_ms > 0 => Some(row.update_at_ms),
+            _ => None,
+        };
+        self.tables.iter().filter_map(row).collect()
     }
 
     /// Appends to the event log.
@@ -189,10 +235,11 @@ impl Store {
             }
         }
         self.apply(&records)?;
-        let Tables { accounts, contacts, chats, conversations, .. } = &mut self.tables;
+        let Tables { accounts, contacts, chats, groups, conversations, .. } = &mut self.tables;
         accounts.remove(&account);
         contacts.retain(|key, _| key.0 != account);
         chats.retain(|key, _| key.0 != account);
+        groups.retain(|key, _| key.0 != account);
         conversations.retain(|key, _| key.0 != account);
         Ok(())
     }
@@ -230,6 +277,9 @@ impl TableChange {
             Self::Chat((account, number), chat) => {
                 (Place::account(place::CHAT, *account).u32(*number), row(chat.as_ref())?)
             }
+            Self::Group((account, number), group) => {
+                (Place::account(place::GROUP, *account).u32(*number), row(group.as_ref())?)
+            }
             Self::Conversation((account, id), conversation) => {
                 (Place::account(place::CONVERSATION, *account).conversation(*id), row(conversation.as_ref())?)
             }
@@ -245,6 +295,7 @@ impl TableChange {
             }
             Self::Contact(key, row) => set(&mut tables.contacts, key, row),
             Self::Chat(key, row) => set(&mut tables.chats, key, row),
+            Self::Group(key, row) => set(&mut tables.groups, key, row),
             Self::Conversation(key, row) => set(&mut tables.conversations, key, row),
         }
     }

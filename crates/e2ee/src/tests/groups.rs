@@ -247,7 +247,7 @@ fn a_rotated_identity_keeps_one_device_and_removes_the_accounts_others() {
     let mut lap = Person::with_device(ALICE, 2);
     group.rejoin(&mut lap);
     group.deliver(&mut people);
-    let device = people[0].device.certified_by(identity_of(ALICE_ROTATED)).unwrap();
+    let device = people[0].device.recertify(identity_of(ALICE_ROTATED)).unwrap();
     let (_, effect) = group.commit(&mut people[0], &Change { new_device: Some(&device), ..Change::default() });
     let (old, new) = effect.reidentified.unwrap();
     assert_eq!(old, identity_of(ALICE).public().to_der());

@@ -3,7 +3,11 @@
 //! **Invariant**: see [`super`].
 
 use super::people::{ALICE, BOB, CONVERSATION, Person, friends, id, text};
-use crate::{Body, Content, ContentError, MAX_TEXT_BYTES, OpenError, SealError, Text, Transaction};
+use crate::{
+    Body, Content, ContentError, MAX_TEXT_BYTES, OpenError, SealError, Sync, Text, Transaction,
+    sync::{Chat, Contact, Kind, MAX_NAME_BYTES, ReadUpTo},
+};
+use uuid::Uuid;
 
 #[test]
 fn two_people_talk_both_ways_across_restarts() {
@@ -227,4 +231,35 @@ fn content_has_its_known_bytes() {
     let body = Some(Body::Text(Text { text: "hi".into() }));
     let plaintext = Content { sent_at_ms: 1, counter: 2, body }.to_plaintext().unwrap();
     assert_eq!(*plaintext, [0x08, 1, 0x10, 2, 0x1A, 4, 0x0A, 2, b'h', b'i']);
+}
+
+#[test]
+fn news_for_own_devices_have_their_known_bytes_and_come_back() {
+    let sync = Sync::read_up_to(Chat::Direct("bob".into()), Uuid::from_bytes([7; 16]));
+    let content = Content::sync(1, 2, sync);
+    let plaintext = content.to_plaintext().unwrap();
+    let expected =
+        [&[0x08, 1, 0x10, 2, 0x22, 25, 0x0A, 23, 0x0A, 3, b'b', b'o', b'b', 0x1A, 16][..], &[7; 16]].concat();
+    assert_eq!(*plaintext, expected);
+    assert_eq!(Content::from_plaintext(&plaintext).unwrap(), content);
+}
+
+#[test]
+fn news_out_of_their_bounds_are_refused() {
+    let read = |chat, message| Sync { kind: Some(Kind::ReadUpTo(ReadUpTo { chat, message })) };
+    let contact = |name: String, identity| Sync::contact(Contact { name, identity, ..Contact::default() });
+    let long = "x".repeat(MAX_NAME_BYTES + 1);
+    for refused in [
+        read(None, vec![0; 16]),
+        read(Some(Chat::Direct(String::new())), vec![0; 16]),
+        read(Some(Chat::Direct(long.clone())), vec![0; 16]),
+        read(Some(Chat::Group(vec![0; 15])), vec![0; 16]),
+        read(Some(Chat::Direct("bob".into())), vec![0; 17]),
+        contact(long, Vec::new()),
+        contact(String::new(), Vec::new()),
+        contact("bob".into(), vec![0; 601]),
+    ] {
+        assert_eq!(Content::sync(0, 1, refused).validate(), Err(ContentError::Sync));
+    }
+    Content::sync(0, 1, contact("bob".into(), vec![0; 600])).validate().unwrap();
 }

@@ -13,9 +13,9 @@ use crate::{
     StateStore, StoreError, Transaction,
 };
 
-pub(super) const ALICE: &str = "alice";
-pub(super) const BOB: &str = "bob";
-pub(super) const MALLORY: &str = "mallory";
+pub(super) const ALICE: &str = "alice@chat.example:8887";
+pub(super) const BOB: &str = "bob@chat.example:8887";
+pub(super) const MALLORY: &str = "mallory@chat.example:8887";
 pub(super) const CAROL: &str = "carol";
 pub(super) const DAVE: &str = "dave";
 /// What alice has after she rotated her identity.

@@ -77,7 +77,6 @@ impl Group {
         self.log.push(Entry { message_id, payload, by: by.name(), application: false });
         let applied = by.run(|transaction, _| transaction.merge_pending(CONVERSATION)).unwrap();
         self.agrees(&applied, &effect);
-        by.cursor = self.log.len();
         Ok(effect)
     }
 
@@ -89,6 +88,7 @@ impl Group {
 
     /// Prepares a commit and has it accepted.
     pub(super) fn commit(&mut self, by: &mut Person, change: &Change<'_>) -> (Prepared, Effect) {
+        self.deliver_to(by);
         let message_id = self.next_id();
         let prepared = by.prepare(message_id, change).unwrap();
         let effect = self.accept(by, message_id, &prepared).unwrap();
@@ -140,13 +140,13 @@ impl Group {
         self.log.push(Entry { message_id, payload: payload.clone(), by: by.name(), application: false });
         let processed = by.process(message_id, &payload).unwrap();
         assert_eq!(processed, Processed::Leaving(leaving));
-        by.cursor = self.log.len();
     }
 
     /// A device comes in by itself.
     pub(super) fn rejoin(&mut self, by: &mut Person) -> Effect {
         let message_id = self.next_id();
         let prepared = self.prepare_rejoin(by, message_id).unwrap();
+        by.cursor = self.log.len();
         self.accept(by, message_id, &prepared).unwrap()
     }
 
@@ -162,7 +162,6 @@ impl Group {
         let message_id = self.next_id();
         let payload = by.seal(message_id, text).payload;
         self.log.push(Entry { message_id, payload, by: by.name(), application: true });
-        by.cursor = self.log.len();
     }
 
     /// Everybody reads the log to its end.
@@ -182,10 +181,10 @@ impl Group {
             }
             if entry.application {
                 said.push(super::people::text(&person.open(entry.message_id, &entry.payload).unwrap()).to_owned());
-            } else if let Processed::Applied(applied) = person.process(entry.message_id, &entry.payload).unwrap() {
-                if applied.self_removed {
-                    break;
-                }
+            } else if let Processed::Applied(applied) = person.process(entry.message_id, &entry.payload).unwrap()
+                && applied.self_removed
+            {
+                break;
             }
         }
         said

@@ -126,3 +126,19 @@ pub struct Logout {
     #[serde(default)]
     pub force: bool,
 }
+
+/// Parameters of `account.password`.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PasswordChange {
+    /// The account; empty for the default one.
+    #[serde(default)]
+    pub account: String,
+    /// The password until now.
+    pub old: String,
+    /// The password from now on.
+    pub new: String,
+    /// End the sessions of all other devices: they have to log in again.
+    #[serde(default)]
+    pub end_other_devices: bool,
+}

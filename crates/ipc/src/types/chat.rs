@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Message;
+use super::{GroupState, Message};
 
 /// What a chat is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,15 +27,21 @@ pub struct Chat {
     pub kind: ChatKind,
     /// The contact's alias or name, the group's name.
     pub title: String,
-    /// The contact of a direct chat.
+    /// The contact of a direct chat; empty for a group.
     pub contact: String,
+    /// Whether the safety numbers of all others in it were compared.
+    #[serde(default)]
+    pub verified: bool,
+    /// Where a group stands for us; absent for a direct chat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupState>,
     /// Messages not read yet.
     pub unread: u64,
     /// Whether its notifications are off.
     pub muted: bool,
     /// Whether it is a request of somebody who is not a contact yet.
     pub request: bool,
-    /// Whether sending is held because the contact's key changed.
+    /// Whether sending is held because the contact's key, or that of somebody in the group, changed.
     pub held: bool,
     /// The newest message; its text is empty in a request.
     pub last: Option<Message>,

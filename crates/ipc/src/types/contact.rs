@@ -116,3 +116,29 @@ pub struct VerifyKey {
     #[serde(default)]
     pub safety_number: String,
 }
+
+/// Parameters of `key.trust`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustKey {
+    /// The account; empty for the default one.
+    #[serde(default)]
+    pub account: String,
+    /// The contact.
+    pub contact: String,
+    /// The safety number of the changed key, as the other side shows it: another one is refused. Empty to trust the
+    /// key unseen.
+    #[serde(default)]
+    pub safety_number: String,
+}
+
+/// Parameters of `key.rotate`.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// The account; empty for the default one.
+    #[serde(default)]
+    pub account: String,
+    /// The account's password: the new identity's backup is encrypted under it.
+    pub password: String,
+}

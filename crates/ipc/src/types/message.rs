@@ -14,7 +14,7 @@ pub enum MessageState {
     Held,
     /// Accepted by the server: durable there.
     Sent,
-    /// On the recipient's device.
+    /// On a device of the recipient, of everybody in a group.
     Delivered,
     /// Will not go out; `error` says why. `outbox.retry` tries again.
     Failed,
@@ -84,7 +84,7 @@ pub struct Send {
     /// The account; empty for the default one.
     #[serde(default)]
     pub account: String,
-    /// Names, aliases or chat ids; at most 64.
+    /// Names or aliases of people, names of groups (where one has it alone), or chat ids; at most 64.
     pub to: Vec<String>,
     /// The text, at most 64 KiB.
     pub text: String,

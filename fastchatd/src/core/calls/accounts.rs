@@ -85,6 +85,8 @@ impl Core {
             last_resort_at_ms: 0,
             next_contact: old.as_ref().map_or(1, |row| row.next_contact),
             next_chat: old.as_ref().map_or(1, |row| row.next_chat),
+            devices: Vec::new(),
+            rotation: Vec::new(),
         };
         if old.is_some() {
             self.actions.push(Action::StopLink(AccountKey(number)));
@@ -101,11 +103,18 @@ impl Core {
         Ok(())
     }
 
-    /// The account has a new device: what the old one was a member of is replaced, chat by chat, on the next message.
+    /// The account has a new device here: direct conversations of the old one are replaced, chat by chat, on the next
+    /// message, and the new one joins the groups by itself.
     fn leave_all(&mut self, account: u32) -> Result<(), Broken> {
         let chats: Vec<(u32, Option<ConversationId>)> =
-            self.chats_of(account).map(|(number, row)| (number, row.conversation)).collect();
+            self.all_chats_of(account).map(|(number, row)| (number, row.conversation)).collect();
         for (chat, conversation) in chats {
+            if self.group_row(account, chat).is_some() {
+                if let Some(conversation) = conversation {
+                    self.state_lost(account, chat, conversation)?;
+                }
+                continue;
+            }
             let mut write = Write::default();
             write.creation(account, chat, None)?;
             self.commit(write, account, Vec::new())?;
@@ -124,7 +133,7 @@ impl Core {
                 return Ok(());
             }
         };
-        let waiting = self.store.outbox_count(account);
+        let waiting = self.waiting_messages(account);
         let Some(live) = self.live.get(&account) else { return Ok(()) };
         let (up, ended) = (live.is_up(), live.state == AccountState::LoggedOut);
         if waiting > 0 && !params.force {

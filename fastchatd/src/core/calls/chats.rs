@@ -19,9 +19,9 @@ impl Core {
         let account = checked!(self.account_number(&params.account));
         let mut numbers: Vec<(u64, u32)> = self
             .chats_of(account)
-            .filter(|(_, row)| {
-                let contact = self.store.tables().contacts.get(&(account, row.contact));
-                contact.is_some_and(|row| !matches!(row.state, ContactState::Declined | ContactState::Blocked))
+            .filter(|(number, _)| {
+                let contact = self.contact_of_chat(account, *number);
+                contact.is_none_or(|row| !matches!(row.state, ContactState::Declined | ContactState::Blocked))
             })
             .map(|(number, row)| (row.last_at_ms, number))
             .collect();
@@ -32,11 +32,12 @@ impl Core {
 
     pub(in crate::core) fn unread(&self, account: u32) -> Unread {
         let mut unread = Unread { direct: 0, group: 0, requests: 0 };
-        for (_, chat) in self.chats_of(account) {
-            match self.store.tables().contacts.get(&(account, chat.contact)).map(|row| row.state) {
+        for (number, chat) in self.chats_of(account) {
+            match self.contact_of_chat(account, number).map(|row| row.state) {
                 Some(ContactState::Request) => unread.requests += 1,
                 Some(ContactState::Accepted) => unread.direct += chat.unread,
-                _ => {}
+                Some(_) => {}
+                None => unread.group += chat.unread,
             }
         }
         unread
@@ -45,7 +46,7 @@ impl Core {
     pub(in crate::core) fn history(&self, params: &History) -> Outcome<HistoryResult> {
         let account = checked!(self.account_number(&params.account));
         let number = checked!(self.chat_number(account, &params.chat));
-        let Some((contact, chat)) = self.contact_and_chat(account, number) else {
+        let Some(chat) = self.chat_row(account, number) else {
             return Err(crate::store::StoreError::Damaged);
         };
         let limit = if params.limit == 0 { DEFAULT_HISTORY } else { params.limit.min(LONGEST_HISTORY) } as usize;
@@ -58,7 +59,7 @@ impl Core {
         }
         let before = if params.before == 0 { u64::MAX } else { params.before };
         for (position, row) in self.store.history(account, number, before, limit + 1)? {
-            newest_first.push(self.view_message(account, &contact, &chat, position, row));
+            newest_first.push(self.view_message(account, number, &chat, position, row));
         }
         let mut bytes = 0;
         let fits = newest_first.iter().take(limit).take_while(|message| {
@@ -76,10 +77,6 @@ impl Core {
         Ok(Ok(HistoryResult { chat: chat.id, messages: newest_first, more }))
     }
 
-    fn own_name(&self, account: u32) -> String {
-        self.store.tables().accounts.get(&account).map_or_else(String::new, |row| row.name.to_string())
-    }
-
     pub(in crate::core) fn mark_read(&mut self, params: &MarkRead) -> Outcome<Unread> {
         let account = checked!(self.account_number(&params.account));
         let number = checked!(self.chat_number(account, &params.chat));
@@ -87,9 +84,19 @@ impl Core {
         Ok(Ok(self.unread(account)))
     }
 
-    /// Marks a chat as read up to a position, or to its end (0).
+    /// Marks a chat as read up to a position, or to its end (0), on all our devices.
     pub(in crate::core) fn read_up_to(&mut self, account: u32, number: u32, up_to: u64) -> Result<(), Broken> {
-        let Some((_, mut chat)) = self.contact_and_chat(account, number) else { return Ok(()) };
+        let before = self.chat_row(account, number).map(|chat| chat.read_position);
+        self.read_here(account, number, up_to)?;
+        match self.chat_row(account, number).map(|chat| chat.read_position) {
+            Some(read) if Some(read) != before => self.tell_read(account, number, read),
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks a chat as read up to a position, or to its end (0), on this device.
+    pub(in crate::core) fn read_here(&mut self, account: u32, number: u32, up_to: u64) -> Result<(), Broken> {
+        let Some(mut chat) = self.chat_row(account, number) else { return Ok(()) };
         let read = if up_to == 0 { chat.next_position } else { up_to.saturating_add(1).min(chat.next_position) };
         if read <= chat.read_position {
             return Ok(());
@@ -112,7 +119,7 @@ impl Core {
     pub(in crate::core) fn mute(&mut self, params: &OfChat, muted: bool) -> Outcome<Chat> {
         let account = checked!(self.account_number(&params.account));
         let number = checked!(self.chat_number(account, &params.chat));
-        let Some((_, mut chat)) = self.contact_and_chat(account, number) else {
+        let Some(mut chat) = self.chat_row(account, number) else {
             return Err(crate::store::StoreError::Damaged);
         };
         if chat.muted != muted {

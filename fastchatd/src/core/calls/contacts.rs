@@ -11,7 +11,7 @@ use fastchat_wire::AccountName;
 
 use crate::store::{Write, rows::ContactRow};
 
-use super::super::{Broken, CallId, Core};
+use super::super::{Broken, CallId, Core, view::fingerprint_of};
 use super::{Outcome, checked};
 
 const LONGEST_ALIAS: usize = 64;
@@ -60,10 +60,7 @@ impl Core {
 
     fn add(&mut self, account: u32, name: &AccountName) -> Outcome<Contact> {
         let (number, mut row) = self.contact_for(account, name, ContactState::Accepted);
-        let directory = self.live.get(&account).map(|live| &live.directory);
-        if row.identity.is_none() {
-            row.identity = directory.and_then(|directory| directory.get(name).cloned());
-        }
+        self.first_identity(account, &mut row);
         if row.state == ContactState::Blocked {
             return Ok(Err(ApiError::new(ErrorCode::Refused, format!("you have blocked {name}"))
                 .hint(format!("`fastchatctl contact unblock {name}` first"))));
@@ -213,7 +210,19 @@ impl Core {
         write.contact(account, number, Some(row));
         self.commit(write, account, events)?;
         self.share_presence(account);
-        Ok(())
+        self.tell_contact(account, number)
+    }
+
+    /// The identity that the server has named for somebody counts, unless a group has shown another one before.
+    pub(in crate::core) fn first_identity(&self, account: u32, contact: &mut ContactRow) {
+        let named = self.live.get(&account).and_then(|live| live.directory.get(&contact.name));
+        let (Some(key), None) = (named, &contact.identity) else { return };
+        let known = self.known_fingerprint(account, &contact.name);
+        if known.is_none() || known == fingerprint_of(Some(key)) {
+            contact.identity = Some(key.clone());
+        } else {
+            contact.changed_identity = Some(key.clone());
+        }
     }
 
     /// Nothing of somebody's chat shows any more.

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use fastchat_e2ee::safety_number;
-use fastchat_ipc::{ApiError, ErrorCode, EventKind, Keys, OfContact, Request, ShowKey, VerifyKey};
+use fastchat_ipc::{ApiError, ErrorCode, EventKind, Keys, OfContact, Request, ShowKey, TrustKey, VerifyKey};
 
 use crate::store::{Write, rows::ContactRow};
 
@@ -27,17 +27,7 @@ impl Core {
     fn keys_to_show(&self, params: &ShowKey) -> Result<Keys, Unknown> {
         let account = self.account_number(&params.account)?;
         if params.contact.is_empty() {
-            let own = self.live.get(&account).map_or_else(String::new, |live| live.fingerprint.to_string());
-            let qr = format!("fastchat-key:{}:{own}", self.full_name(account));
-            return Ok(Keys {
-                own,
-                contact: String::new(),
-                fingerprint: String::new(),
-                safety_number: String::new(),
-                qr,
-                verified: false,
-                changed_safety_number: String::new(),
-            });
+            return Ok(self.own_keys(account));
         }
         let number = self.contact_number(account, &params.contact)?;
         let Some(row) = self.store.tables().contacts.get(&(account, number)) else {
@@ -54,6 +44,21 @@ impl Core {
                 ApiError::new(ErrorCode::NotFound, format!("the key of {} is not known yet", row.name))
                     .hint("it comes with the first connection to the server"),
             )),
+        }
+    }
+
+    /// The own key alone.
+    pub(in crate::core) fn own_keys(&self, account: u32) -> Keys {
+        let own = self.live.get(&account).map_or_else(String::new, |live| live.fingerprint.to_string());
+        let qr = format!("fastchat-key:{}:{own}", self.full_name(account));
+        Keys {
+            own,
+            contact: String::new(),
+            fingerprint: String::new(),
+            safety_number: String::new(),
+            qr,
+            verified: false,
+            changed_safety_number: String::new(),
         }
     }
 
@@ -88,30 +93,29 @@ impl Core {
             return Ok(Err(ApiError::new(ErrorCode::NotFound, text)
                 .hint("it comes with the first message or connection to the server")));
         }
-        let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
-        let (given, shown) = (digits(&params.safety_number), digits(&keys.safety_number));
-        if !params.safety_number.is_empty() && given != shown {
-            let text = format!("that is NOT the safety number with {}: somebody may be reading along", row.name);
-            return Ok(Err(ApiError::new(ErrorCode::IdentityChanged, text)
-                .hint("compare again by a way that nobody else controls; do not send until it matches")));
-        }
+        checked!(compare(&params.safety_number, &keys.safety_number, &row));
         row.verified = true;
         let events = vec![EventKind::ContactChanged { contact: row.name.to_string() }];
         let keys = Keys { verified: true, ..keys };
         let mut write = Write::default();
         write.contact(account, number, Some(row));
         self.commit(write, account, events)?;
+        self.tell_contact(account, number)?;
         Ok(Ok(keys))
     }
 
-    pub(in crate::core) fn trust_key(&mut self, params: &OfContact) -> Outcome<Keys> {
-        let (account, number, row) = checked!(self.contact_row(params));
+    pub(in crate::core) fn trust_key(&mut self, params: &TrustKey) -> Outcome<Keys> {
+        let of = OfContact { account: params.account.clone(), contact: params.contact.clone() };
+        let (account, number, row) = checked!(self.contact_row(&of));
         if row.changed_identity.is_none() && row.identity.is_none() {
             let text = format!("the key of {} is not known yet", row.name);
             return Ok(Err(ApiError::new(ErrorCode::NotFound, text)));
         }
+        let keys = self.keys(account, &row);
+        let offered = if row.changed_identity.is_some() { &keys.changed_safety_number } else { &keys.safety_number };
+        checked!(compare(&params.safety_number, offered, &row));
         self.trust(account, number)?;
-        let (_, _, row) = checked!(self.contact_row(params));
+        let (_, _, row) = checked!(self.contact_row(&of));
         Ok(Ok(self.keys(account, &row)))
     }
 }
@@ -127,6 +131,17 @@ impl From<ApiError> for Unknown {
     fn from(error: ApiError) -> Self {
         Self::Error(error)
     }
+}
+
+/// Compares the number that the other side shows, where the person gave it, with ours.
+fn compare(given: &str, ours: &str, row: &ContactRow) -> Result<(), ApiError> {
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    if given.is_empty() || (!ours.is_empty() && digits(given) == digits(ours)) {
+        return Ok(());
+    }
+    let text = format!("that is NOT the safety number with {}: somebody may be reading along", row.name);
+    Err(ApiError::new(ErrorCode::IdentityChanged, text)
+        .hint("compare again by a way that nobody else controls; do not send until it matches"))
 }
 
 fn changed(row: &ContactRow) -> ApiError {

@@ -5,7 +5,9 @@
 mod accounts;
 mod chats;
 mod contacts;
+mod devices;
 mod events;
+mod groups;
 mod keys;
 mod outbox;
 mod send;
@@ -45,8 +47,16 @@ impl Core {
                 let status = self.status();
                 self.answer(call, status);
             }
-            // The engine signs in first, and then says so with an input of its own.
-            Request::Register(_) | Request::Login(_) => {
+            // The engine does these first, and then says so with an input of its own.
+            Request::Register(_)
+            | Request::Login(_)
+            | Request::BeginLink(_)
+            | Request::AwaitLink(_)
+            | Request::FinishLink(_)
+            | Request::ChangePassword(_)
+            | Request::RotateKey(_)
+            | Request::LinkDevice(_)
+            | Request::ConfirmDeviceLink(_) => {
                 let error = ApiError::new(ErrorCode::Internal, "signing in does not come here");
                 self.answer::<()>(call, Err(error));
             }
@@ -156,10 +166,7 @@ impl Core {
                 let status = self.set_preview(&params)?;
                 self.answer(call, status);
             }
-            other => {
-                let error = ApiError::new(ErrorCode::Internal, format!("{} is served by nobody", other.name()));
-                self.answer::<()>(call, Err(error));
-            }
+            other => return self.take_group_call(call, other),
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ impl Core {
         let chosen = checked!(self.chosen(account, params)?);
         let mut changed = 0;
         for (chat, number, mut row) in chosen {
-            let held = self.contact_of_chat(account, chat).is_some_and(|contact| contact.changed_identity.is_some());
+            let held = self.is_held(account, chat);
             if row.state == MessageState::Failed || (row.state == MessageState::Held && !held) {
                 row.state = MessageState::Queued;
                 row.error.clear();
@@ -104,7 +104,7 @@ impl Core {
 
     /// Puts a message behind all that wait: what was sealed since stands before it.
     fn queue_again(&mut self, account: u32, chat: u32, number: u64, row: &OutboxRow) -> Result<(), Broken> {
-        let Some((_, mut chat_row)) = self.contact_and_chat(account, chat) else { return Ok(()) };
+        let Some(mut chat_row) = self.chat_row(account, chat) else { return Ok(()) };
         let events = vec![state_event(&chat_row.id, row)];
         let mut write = Write::default();
         write.outbox(account, chat, number, None)?;

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::store::{
     Write,
-    rows::{ContactRow, IdempotencyRow, OutboxRow},
+    rows::{ChatRow, ContactRow, IdempotencyRow, OutboxRow, Standing},
 };
 
 use super::super::{
@@ -25,6 +25,13 @@ const RECIPIENTS: usize = 64;
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 const LONGEST_TIMEOUT_MS: u64 = 300_000;
 const LONGEST_KEY: usize = 256;
+
+/// Whom a message is for.
+enum Recipient {
+    Person(AccountName),
+    /// A group, by its chat.
+    Group(u32),
+}
 
 impl Core {
     pub(in crate::core) fn send(&mut self, call: CallId, params: Send) -> Result<(), Broken> {
@@ -59,7 +66,7 @@ impl Core {
         &mut self,
         call: CallId,
         account: u32,
-        names: Vec<(String, AccountName)>,
+        names: Vec<(String, Recipient)>,
         params: &Send,
     ) -> Result<(), Broken> {
         let messages = match self.queue(account, names, params)? {
@@ -86,7 +93,7 @@ impl Core {
     }
 
     /// Checks a call and finds out whom it is for.
-    fn recipients(&self, params: &Send) -> Result<(u32, Vec<(String, AccountName)>), ApiError> {
+    fn recipients(&self, params: &Send) -> Result<(u32, Vec<(String, Recipient)>), ApiError> {
         let account = self.account_number(&params.account)?;
         let invalid = |text: String| ApiError::new(ErrorCode::InvalidParams, text);
         if params.to.is_empty() || params.to.len() > RECIPIENTS {
@@ -102,10 +109,10 @@ impl Core {
         if params.idempotency_key.len() > LONGEST_KEY {
             return Err(invalid(format!("an idempotency key has at most {LONGEST_KEY} bytes")));
         }
-        let mut names = Vec::with_capacity(params.to.len());
+        let mut names: Vec<(String, Recipient)> = Vec::with_capacity(params.to.len());
         for to in &params.to {
             let name = self.recipient(account, to)?;
-            if names.iter().any(|(_, known)| *known == name) {
+            if names.iter().any(|(_, known)| known.is_same(&name)) {
                 return Err(invalid(format!("`{}` is named twice", to.escape_default())));
             }
             names.push((to.clone(), name));
@@ -113,17 +120,22 @@ impl Core {
         Ok((account, names))
     }
 
-    fn recipient(&self, account: u32, to: &str) -> Result<AccountName, ApiError> {
+    fn recipient(&self, account: u32, to: &str) -> Result<Recipient, ApiError> {
         let own = self.store.tables().accounts.get(&account).map(|row| row.name.clone());
-        if let Ok(chat) = self.chat_number(account, to)
-            && let Some(contact) = self.contact_of_chat(account, chat)
-        {
-            return Ok(contact.name.clone());
-        }
         if let Ok(number) = self.contact_number(account, to)
             && let Some(contact) = self.store.tables().contacts.get(&(account, number))
         {
-            return Ok(contact.name.clone());
+            return Ok(Recipient::Person(contact.name.clone()));
+        }
+        match self.chat_number(account, to) {
+            Ok(chat) => {
+                return match self.contact_of_chat(account, chat) {
+                    Some(contact) => Ok(Recipient::Person(contact.name.clone())),
+                    None => self.group_to_write_to(account, chat),
+                };
+            }
+            Err(error) if error.code == ErrorCode::InvalidParams => return Err(error),
+            Err(_) => {}
         }
         let name: AccountName = self.local_part(account, to)?.parse().map_err(|error| {
             ApiError::new(ErrorCode::NotFound, format!("`{}` is nobody's name: {error}", to.escape_default()))
@@ -131,24 +143,43 @@ impl Core {
         if own.as_ref() == Some(&name) {
             return Err(ApiError::new(ErrorCode::Refused, "that is your own name: there is nobody to send to"));
         }
-        Ok(name)
+        Ok(Recipient::Person(name))
+    }
+
+    fn group_to_write_to(&self, account: u32, chat: u32) -> Result<Recipient, ApiError> {
+        match self.group_row(account, chat).map(|group| (group.standing, &group.name)) {
+            Some((Standing::Active | Standing::Joining, _)) => Ok(Recipient::Group(chat)),
+            Some((standing, name)) => {
+                let why = match standing {
+                    Standing::Deleted => "was deleted",
+                    Standing::Leaving => "is being left",
+                    _ => "is one that you are no member of",
+                };
+                Err(ApiError::new(ErrorCode::Refused, format!("the group {name} {why}")))
+            }
+            None => Err(ApiError::new(ErrorCode::NotFound, "there is no such chat")),
+        }
     }
 
     /// Those whose identity key nobody has told us yet.
-    fn unknown(&self, account: u32, names: &[(String, AccountName)]) -> BTreeSet<AccountName> {
+    fn unknown(&self, account: u32, names: &[(String, Recipient)]) -> BTreeSet<AccountName> {
         let directory = self.live.get(&account).map(|live| &live.directory);
         let known = |name: &AccountName| {
             self.contact_named(account, name).is_some_and(|(_, row)| row.identity.is_some())
                 || directory.is_some_and(|directory| directory.contains_key(name))
         };
-        names.iter().map(|(_, name)| name).filter(|name| !known(name)).cloned().collect()
+        let people = names.iter().filter_map(|(_, recipient)| match recipient {
+            Recipient::Person(name) => Some(name),
+            Recipient::Group(_) => None,
+        });
+        people.filter(|name| !known(name)).cloned().collect()
     }
 
     /// Puts the messages into the outbox, all of them or none.
     fn queue(
         &mut self,
         account: u32,
-        names: Vec<(String, AccountName)>,
+        names: Vec<(String, Recipient)>,
         params: &Send,
     ) -> Outcome<Vec<(String, u32, MessageId)>> {
         let digest = digest(&names, &params.text);
@@ -177,7 +208,17 @@ impl Core {
                 .cloned()
                 .ok_or_else(|| { ApiError::new(ErrorCode::NoAccount, "the account is gone") })
         );
-        for (to, name) in names {
+        for (to, recipient) in names {
+            let name = match recipient {
+                Recipient::Person(name) => name,
+                Recipient::Group(number) => {
+                    let Some(mut chat) = self.chat_row(account, number) else { continue };
+                    let id = self.queue_one(&mut write, &mut events, (account, number), &mut chat, params)?;
+                    write.chat(account, number, Some(chat));
+                    messages.push((to, number, id));
+                    continue;
+                }
+            };
             let (mut number, mut contact) = self.contact_for(account, &name, ContactState::Accepted);
             if contact.state == ContactState::Blocked {
                 return Ok(Err(ApiError::new(ErrorCode::Refused, format!("you have blocked {name}"))
@@ -196,20 +237,9 @@ impl Core {
                 contact.chat = Some(chat_number);
                 events.push(EventKind::ChatChanged { chat: chat.id.clone() });
             }
-            let held = contact.changed_identity.is_some();
-            let row = OutboxRow {
-                id: MessageId::generate(),
-                written_at_ms: self.now,
-                state: if held { MessageState::Held } else { MessageState::Queued },
-                text: params.text.clone(),
-                error: if held { held_reason(name.as_str()) } else { String::new() },
-                sealed: None,
-            };
-            write.outbox(account, chat_number, chat.next_outbox, Some(&row))?;
-            chat.next_outbox += 1;
-            chat.last_at_ms = self.now;
-            events.push(state_event(&chat.id, &row));
-            messages.push((to, chat_number, row.id));
+            let held = contact.changed_identity.as_ref().map(|_| name.to_string());
+            let id = self.queue_text(&mut write, &mut events, (account, chat_number), &mut chat, params, held)?;
+            messages.push((to, chat_number, id));
             write.contact(account, number, Some(contact));
             write.chat(account, chat_number, Some(chat));
         }
@@ -225,12 +255,47 @@ impl Core {
         Ok(Ok(messages))
     }
 
+    fn queue_one(
+        &self,
+        write: &mut Write,
+        events: &mut Vec<EventKind>,
+        at: (u32, u32),
+        chat: &mut ChatRow,
+        params: &Send,
+    ) -> Result<MessageId, Broken> {
+        let held = self.changed_people(at.0, at.1).first().map(ToString::to_string);
+        self.queue_text(write, events, at, chat, params, held)
+    }
+
+    /// A text into a chat's outbox; held if somebody's key has changed.
+    fn queue_text(
+        &self,
+        write: &mut Write,
+        events: &mut Vec<EventKind>,
+        (account, number): (u32, u32),
+        chat: &mut ChatRow,
+        params: &Send,
+        held: Option<String>,
+    ) -> Result<MessageId, Broken> {
+        let row = OutboxRow {
+            id: MessageId::generate(),
+            written_at_ms: self.now,
+            state: if held.is_some() { MessageState::Held } else { MessageState::Queued },
+            text: params.text.clone(),
+            sync: Vec::new(),
+            error: held.as_deref().map_or_else(String::new, held_reason),
+            sealed: None,
+        };
+        write.outbox(account, number, chat.next_outbox, Some(&row))?;
+        chat.next_outbox += 1;
+        chat.last_at_ms = self.now;
+        events.push(state_event(&chat.id, &row));
+        Ok(row.id)
+    }
+
     /// Writing to somebody makes a contact of them. Tells whether that is new.
     fn accept_by_writing(&self, account: u32, contact: &mut ContactRow, events: &mut Vec<EventKind>) -> bool {
-        if contact.identity.is_none() {
-            let directory = self.live.get(&account).map(|live| &live.directory);
-            contact.identity = directory.and_then(|directory| directory.get(&contact.name).cloned());
-        }
+        self.first_identity(account, contact);
         let new = contact.chat.is_none() || contact.state != ContactState::Accepted || contact.removed;
         contact.state = ContactState::Accepted;
         contact.removed = false;
@@ -241,10 +306,24 @@ impl Core {
     }
 }
 
-fn digest(names: &[(String, AccountName)], text: &str) -> [u8; 32] {
+impl Recipient {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Person(one), Self::Person(two)) => one == two,
+            (Self::Group(one), Self::Group(two)) => one == two,
+            _ => false,
+        }
+    }
+}
+
+fn digest(names: &[(String, Recipient)], text: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for (_, name) in names {
-        hash.update(name.as_str().as_bytes());
+    for (_, recipient) in names {
+        match recipient {
+            Recipient::Person(name) => hash.update(name.as_str().as_bytes()),
+            // No name has a colon in it.
+            Recipient::Group(chat) => hash.update(format!("group:{chat}").as_bytes()),
+        }
         hash.update([0]);
     }
     hash.update([0]);

@@ -14,10 +14,13 @@ impl Core {
         let settings = &self.store.tables().settings;
         let dnd = settings.dnd_until_ms > self.now;
         let muted =
-            self.store.tables().chats.iter().filter(|(_, chat)| chat.muted).filter_map(|((account, _), chat)| {
-                let contact = self.store.tables().contacts.get(&(*account, chat.contact))?;
-                (contact.state != ContactState::Blocked)
-                    .then(|| format!("{} {}", self.full_name(*account), shown_name(contact)))
+            self.store.tables().chats.iter().filter(|(_, chat)| chat.muted).filter_map(|((account, number), _)| {
+                let name = match (self.contact_of_chat(*account, *number), self.group_row(*account, *number)) {
+                    (Some(contact), _) => (contact.state != ContactState::Blocked).then(|| shown_name(contact))?,
+                    (None, Some(group)) => group.name.clone(),
+                    (None, None) => return None,
+                };
+                Some(format!("{} {name}", self.full_name(*account)))
             });
         let surroundings = &self.surroundings;
         let backend = if surroundings.notify_backend.is_empty() { "none" } else { &surroundings.notify_backend };

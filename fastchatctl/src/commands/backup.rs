@@ -1,0 +1,177 @@
+//! `backup`: an encrypted file with the account's identity, contacts and history.
+//!
+//! **Invariant**: the daemon reads and writes the file; only its path and the passphrase go there.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use fastchat_ipc::{BackupFile, BackupInfo, method};
+use zeroize::Zeroize;
+
+use crate::commands::Outcome;
+use crate::daemon::{Context, call};
+use crate::failure::{Exit, Failure};
+use crate::local_time::Clock;
+use crate::output::{BOLD, counted};
+use crate::password::Source;
+use crate::safe_text;
+
+/// How long writing or reading a backup may take.
+const BACKUP: Duration = Duration::from_secs(300);
+
+/// Backups: an encrypted file with identity, contacts and history.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backup {
+    /// Write a backup of the account
+    #[command(after_long_help = "\
+Keep the passphrase in another place than the file: without it nobody reads the backup, with it everybody does.
+
+Examples:
+  fastchatctl backup create ~/alice.fastchat-backup
+  fastchatctl backup create /media/usb/alice.backup --passphrase-file ~/.backup-passphrase")]
+    Create(File),
+    /// Read a backup through, and tell what it holds
+    #[command(after_long_help = "Example:\n  fastchatctl backup verify ~/alice.fastchat-backup")]
+    Verify(File),
+    /// Bring contacts and history from a backup here
+    #[command(after_long_help = "\
+What is here already stays as it is. The account has to be on this device: log in or link first.
+
+Example:
+  fastchatctl backup restore ~/alice.fastchat-backup")]
+    Restore(File),
+}
+
+/// A backup and its passphrase.
+#[derive(Debug, Args)]
+pub(crate) struct File {
+    /// The file
+    file: PathBuf,
+    /// Read the passphrase from the first line of stdin
+    #[arg(long, conflicts_with = "passphrase_file")]
+    passphrase_stdin: bool,
+    /// Read the passphrase from the first line of this file
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+impl Backup {
+    /// Carries it out.
+    pub(crate) async fn run(self, context: &Context) -> Outcome {
+        match self {
+            Self::Create(file) => file.create(context).await,
+            Self::Verify(file) => file.verify(context).await,
+            Self::Restore(file) => file.restore(context).await,
+        }
+    }
+}
+
+impl File {
+    async fn create(self, context: &Context) -> Outcome {
+        let mut client = context.connect().await?;
+        let mut request = self.request(true, context)?;
+        client.set_deadline(context.timeout.unwrap_or(BACKUP));
+        let answer = call::<method::CreateBackup>(&mut client, &request).await;
+        request.passphrase.zeroize();
+        let answer = answer?;
+        if context.out.json {
+            context.out.json(&answer.raw)?;
+        } else {
+            let path = safe_text::line(&answer.value.path);
+            context.out.done(format!("backup written to {BOLD}{path}{BOLD:#}\n{}", described(&answer.value)))?;
+        }
+        Ok(Exit::Ok)
+    }
+
+    async fn verify(self, context: &Context) -> Outcome {
+        let mut client = context.connect().await?;
+        let asked = self.request(false, context)?;
+        let mut request = BackupFile { path: asked.path, passphrase: asked.passphrase };
+        client.set_deadline(context.timeout.unwrap_or(BACKUP));
+        let answer = call::<method::VerifyBackup>(&mut client, &request).await;
+        request.passphrase.zeroize();
+        let answer = answer?;
+        if context.out.json {
+            context.out.json(&answer.raw)?;
+        } else {
+            context.out.text(format!("the backup is whole\n{}", described(&answer.value)))?;
+        }
+        Ok(Exit::Ok)
+    }
+
+    async fn restore(self, context: &Context) -> Outcome {
+        let mut client = context.connect().await?;
+        let mut request = self.request(false, context)?;
+        client.set_deadline(context.timeout.unwrap_or(BACKUP));
+        let answer = call::<method::RestoreBackup>(&mut client, &request).await;
+        request.passphrase.zeroize();
+        let answer = answer?;
+        if context.out.json {
+            context.out.json(&answer.raw)?;
+        } else {
+            let new = &answer.value;
+            let new = holdings(new.contacts, new.chats, new.messages);
+            context.out.done(format!("restored; new here: {new}\n{}", described(&answer.value.backup)))?;
+        }
+        Ok(Exit::Ok)
+    }
+
+    fn request(&self, is_new: bool, context: &Context) -> Result<fastchat_ipc::Backup, Failure> {
+        let path = absolute(&self.file)?;
+        let source = Source {
+            what: "passphrase",
+            stdin: self.passphrase_stdin,
+            file: self.passphrase_file.clone(),
+            ways: "`--passphrase-stdin` or `--passphrase-file FILE`",
+        };
+        let passphrase = source.obtain("Passphrase of the backup: ", is_new, context.out)?.to_string();
+        Ok(fastchat_ipc::Backup { account: context.account.clone(), path, passphrase })
+    }
+}
+
+/// The path as the daemon, which is in another directory, finds it.
+fn absolute(path: &Path) -> Result<String, Failure> {
+    let wrong = |why: &str| Failure::usage(format!("{} cannot be named to the daemon: {why}", path.display()));
+    let whole = std::path::absolute(path).map_err(|error| wrong(&error.to_string()))?;
+    whole.into_os_string().into_string().map_err(|_| wrong("its path is not UTF-8 text").next("choose another name"))
+}
+
+fn described(backup: &BackupInfo) -> String {
+    let holdings = holdings(backup.contacts, backup.chats, backup.messages);
+    let (account, key) = (safe_text::line(&backup.account), safe_text::line(&backup.fingerprint));
+    let made = Clock::system().stamp(backup.created_at_ms);
+    format!("  {account}, made {made}, {}\n  {holdings}\n  key {key}", size(backup.bytes))
+}
+
+fn holdings(contacts: u64, chats: u64, messages: u64) -> String {
+    let counted = |count: u64, one| counted(usize::try_from(count).unwrap_or(usize::MAX), one);
+    format!("{}, {}, {}", counted(contacts, "contact"), counted(chats, "chat"), counted(messages, "message"))
+}
+
+/// `512 B`, `14 KiB`, `3.2 MiB`.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
+        _ => format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_reads_well() {
+        let sizes = [0, 1023, 1024, 14_000, 3_355_444].map(size);
+        assert_eq!(sizes, ["0 B", "1023 B", "1 KiB", "14 KiB", "3.2 MiB"]);
+    }
+
+    #[test]
+    fn the_daemon_gets_an_absolute_path() {
+        let path = absolute(Path::new("x.backup")).unwrap();
+        assert_eq!(path, std::env::current_dir().unwrap().join("x.backup").display().to_string());
+        assert_eq!(absolute(Path::new("/x/y")).ok(), Some("/x/y".to_owned()));
+    }
+}

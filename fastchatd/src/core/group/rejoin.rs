@@ -1,0 +1,256 @@
+//! Coming (back) into a group by an external commit: a new device of a member, or one that lost its place.
+//!
+//! **Invariant**: who is in the group afterwards is said, wherever it is not who was in it before.
+
+use std::collections::BTreeSet;
+
+use fastchat_e2ee::{JoinError, Transaction};
+use fastchat_wire::{AccountName, Code, ConversationId, MessageId, v1};
+use prost::Message as _;
+use v1::client_frame::Body as Ask;
+
+use crate::{
+    link::api_error,
+    store::{
+        StoreError, Write,
+        rows::{ConversationRow, GroupRow, HandshakeKind, HandshakeRow, Peer, Standing},
+    },
+};
+
+use super::{
+    super::{Broken, Core, live::Asked, receive::LAST_SEQ, step::Step},
+    authenticator,
+};
+
+/// Groups that a device comes into at the same time, on the server's word that its account is a member.
+const JOINING_AT_ONCE: usize = 64;
+
+impl Core {
+    /// The server says that the account is in a group, and this device is not.
+    pub(in crate::core) fn take_unjoined(&mut self, account: u32, unjoined: &v1::Unjoined) -> Result<(), Broken> {
+        let Ok(id) = ConversationId::from_wire(&unjoined.conversation) else { return Ok(()) };
+        if !self.store.has_room() {
+            return self.stall(account);
+        }
+        let (number, chat) = self.group_chat(account, id);
+        if chat.peer != Peer::Group {
+            return Ok(());
+        }
+        if self.group_row(account, number).is_some_and(|group| group.standing == Standing::Joining) {
+            return self.pump(account, number);
+        }
+        let groups = self.store.tables().groups.range((account, 0)..=(account, u32::MAX));
+        let coming = groups.filter(|(_, group)| group.standing == Standing::Joining && group.members.is_empty());
+        if self.group_row(account, number).is_none() && coming.count() >= JOINING_AT_ONCE {
+            tracing::warn!("the server names more groups than are joined at once; the others come with the next session");
+            return Ok(());
+        }
+        self.rejoin(account, number, id)
+    }
+
+    /// This device cannot follow a conversation any more: a group is joined anew, a direct one made anew.
+    pub(in crate::core) fn state_lost(&mut self, account: u32, chat: u32, id: ConversationId) -> Result<(), Broken> {
+        match self.chat_row(account, chat).map(|row| row.peer) {
+            Some(Peer::Group) => self.rejoin(account, chat, id),
+            Some(_) => self.leave(account, chat, id),
+            None => Ok(()),
+        }
+    }
+
+    /// The server takes nothing more into a conversation from us.
+    pub(in crate::core) fn end_conversation(
+        &mut self,
+        account: u32,
+        chat: u32,
+        id: ConversationId,
+    ) -> Result<(), Broken> {
+        match self.chat_row(account, chat).map(|row| row.peer) {
+            // Whether we are a member still, the attempt to come back tells.
+            Some(Peer::Group) => match self.group_row(account, chat).map(|group| group.standing) {
+                Some(Standing::Active | Standing::Leaving) => self.rejoin(account, chat, id),
+                _ => Ok(()),
+            },
+            Some(_) => self.leave(account, chat, id),
+            None => Ok(()),
+        }
+    }
+
+    fn rejoin(&mut self, account: u32, number: u32, id: ConversationId) -> Result<(), Broken> {
+        let (_, chat) = self.group_chat(account, id);
+        let known = self.store.tables().conversations.get(&(account, id)).cloned();
+        let conversation = known.unwrap_or_else(|| self.begun(account, number, id, 0));
+        let mut step = Step::new(account, id, ConversationRow { closed: true, ..conversation }, chat, None);
+        let group = self.group_row(account, number).cloned();
+        step.group = Some(match group {
+            Some(group) => GroupRow { standing: Standing::Joining, ..group },
+            None => GroupRow {
+                name: String::new(),
+                topic: String::new(),
+                standing: Standing::Joining,
+                members: Vec::new(),
+                created_at_ms: self.now,
+                epoch: 0,
+                authenticator: Vec::new(),
+            },
+        });
+        step.chat.conversation = None;
+        step.write.handshake(account, number, None)?;
+        step.events.push(self.group_changed(account, number));
+        self.commit_joining(step)?;
+        let work = self.work(account, number);
+        (work.handshaking, work.submitting) = (false, false);
+        self.pump(account, number)
+    }
+
+    pub(in crate::core) fn fetch_group(&mut self, account: u32, chat: u32) {
+        let Ok(id) = self.chat_id(account, chat).parse::<ConversationId>() else { return };
+        self.work(account, chat).fetching = true;
+        let body = Ask::FetchGroup(v1::FetchGroup { conversation: id.to_wire() });
+        self.ask(account, Asked::FetchGroup { chat }, body);
+    }
+
+    /// What the external commit needs has come.
+    pub(in crate::core) fn group_fetched(
+        &mut self,
+        account: u32,
+        chat: u32,
+        found: &v1::GroupState,
+    ) -> Result<(), Broken> {
+        self.work(account, chat).fetching = false;
+        let joining = self.group_row(account, chat).is_some_and(|group| group.standing == Standing::Joining);
+        let Ok(id) = self.chat_id(account, chat).parse::<ConversationId>() else { return Ok(()) };
+        if !joining || found.conversation != id.to_wire() {
+            return self.pump(account, chat);
+        }
+        let Some(live) = self.live.get(&account) else { return Ok(()) };
+        let message = MessageId::generate();
+        let state = self.store.state(account);
+        let mut transaction = Transaction::new(&state);
+        let proposals: Vec<Vec<u8>> = found.proposals.iter().map(|proposal| proposal.to_vec()).collect();
+        let (info, tree) = (&found.group_info, &found.ratchet_tree);
+        let prepared = match transaction.rejoin(&live.device, id.0, message.0, info, tree, &proposals) {
+            Ok(prepared) => prepared,
+            Err(JoinError::Store(error)) => {
+                tracing::error!(%error, "the encryption state cannot be read");
+                return Err(StoreError::Damaged);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a group cannot be joined as the server shows it");
+                let failure = v1::Failure::new(Code::Internal, format!("the group cannot be joined: {error}"));
+                self.retry_later(account, chat, &failure);
+                return Ok(());
+            }
+        };
+        let frame = v1::Handshake {
+            conversation: id.to_wire(),
+            message_id: message.to_wire(),
+            epoch: prepared.epoch,
+            kind: v1::EntryKind::Commit.into(),
+            message: prepared.message.into(),
+            group_info: prepared.group_info.into(),
+            welcomes: Vec::new(),
+        };
+        let frame = frame.encode_to_vec();
+        let row = HandshakeRow { id: message, conversation: id, frame, task: 0, kind: HandshakeKind::Rejoin };
+        let mut write = Write::default();
+        write.state(account, transaction.into_changes());
+        write.handshake(account, chat, Some(&row))?;
+        self.commit(write, account, Vec::new())?;
+        self.send_handshake(account, chat, &row)
+    }
+
+    pub(in crate::core) fn group_not_fetched(
+        &mut self,
+        account: u32,
+        chat: u32,
+        failure: &v1::Failure,
+    ) -> Result<(), Broken> {
+        self.work(account, chat).fetching = false;
+        match failure.code() {
+            Code::NotAMember | Code::NotFound | Code::ClosedConversation => {
+                let text = "the server says that this account is no member of the group any more";
+                self.give_up_group(account, chat, text)
+            }
+            _ => {
+                tracing::warn!(error = api_error(failure).message, "a group's state was not to be had");
+                self.retry_later(account, chat, failure);
+                Ok(())
+            }
+        }
+    }
+
+    /// The external commit stands in the log: the device is in.
+    pub(in crate::core) fn rejoined(
+        &mut self,
+        account: u32,
+        chat: u32,
+        row: &HandshakeRow,
+        seq: u64,
+    ) -> Result<(), Broken> {
+        let id = row.conversation;
+        self.work(account, chat).handshaking = false;
+        let state = self.store.state(account);
+        let mut transaction = Transaction::new(&state);
+        let applied = match transaction.merge_pending(id.0) {
+            Ok(applied) if seq <= LAST_SEQ => applied,
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                tracing::error!(%error, "the external commit cannot be merged");
+                return self.rejoin(account, chat, id);
+            }
+        };
+        let authenticator = authenticator(&transaction, id)?;
+        let Some(mut step) = self.step_in(account, id) else { return Ok(()) };
+        step.write.state(account, transaction.into_changes());
+        step.write.handshake(account, chat, None)?;
+        let first = self.group_row(account, chat).is_none_or(|group| group.members.is_empty());
+        let group = self.group_of(account, chat, &applied.roster, authenticator, Standing::Active)?;
+        if first {
+            step.remark(self.now, format!("this device is in the group {} now", group.name))?;
+        } else {
+            self.tell_of_the_gap(&mut step, &group, seq)?;
+        }
+        self.meet(&mut step, &applied.roster.leaves)?;
+        step.group = Some(group);
+        step.chat.conversation = Some(id);
+        let conversation = &mut step.conversation;
+        (conversation.closed, conversation.cursor, conversation.epoch) = (false, seq, applied.epoch);
+        conversation.sent_counter = 0;
+        conversation.update_at_ms = self.next_update(account, id);
+        self.unseal(&mut step)?;
+        step.conversation.sent_counter = 0;
+        step.events.push(self.group_changed(account, chat));
+        step.events.push(fastchat_ipc::EventKind::ChatChanged { chat: step.chat.id.clone() });
+        self.finish(step)?;
+        let work = self.work(account, chat);
+        (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
+        self.acknowledge(account, id);
+        self.pump(account, chat)
+    }
+
+    /// What this device has missed, as far as it can tell.
+    fn tell_of_the_gap(&self, step: &mut Step, now: &GroupRow, seq: u64) -> Result<(), Broken> {
+        let Some(before) = self.group_row(step.account, step.conversation.chat) else { return Ok(()) };
+        let names = |group: &GroupRow| group.members.iter().map(|member| member.name.clone()).collect::<BTreeSet<_>>();
+        let admins = |group: &GroupRow| group.admins().cloned().collect::<BTreeSet<_>>();
+        let listed = |set: BTreeSet<AccountName>| {
+            let names: Vec<String> = set.iter().map(|name| self.name_of(step.account, name)).collect();
+            super::apply::listed(&names)
+        };
+        let missed = seq.saturating_sub(step.conversation.cursor + 1);
+        let mut text = format!(
+            "this device had lost its place in the group and is in it again; {missed} entries are missing here"
+        );
+        for (what, set) in [
+            ("new since", &names(now) - &names(before)),
+            ("gone since", &names(before) - &names(now)),
+            ("admins since", &admins(now) - &admins(before)),
+        ] {
+            if !set.is_empty() {
+                text.push_str(&format!("; {what}: {}", listed(set)));
+            }
+        }
+        step.notice(self.now, text)?;
+        Ok(())
+    }
+}
