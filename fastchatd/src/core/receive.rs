@@ -106,9 +106,12 @@ impl Core {
         }
         let news = step.news.then_some(step.conversation.chat);
         let (chat, lost) = (step.conversation.chat, step.lost);
+        if lost {
+            self.lose_place(&mut step)?;
+        }
         self.finish(step)?;
         if lost {
-            self.state_lost(account, chat, id)?;
+            self.place_lost(account, chat)?;
         }
         Ok(news)
     }
@@ -121,6 +124,8 @@ impl Core {
         let Some((number, row)) = found.transpose()? else {
             if step.chat.peer != Peer::Own && self.store.position_of(account, chat, id)?.is_none() {
                 step.unreadable(self.now, id, None, "the server shows an entry as ours that this device did not send")?;
+                // Then this store is older than the log: what it would seal with was used already.
+                step.lost = true;
             }
             return Ok(());
         };

@@ -28,8 +28,7 @@ impl Core {
         self.work(account, chat).handshaking = false;
         let Some(row) = row else {
             tracing::warn!("the log has a handshake message of ours that this device does not know");
-            self.finish(step)?;
-            return self.state_lost(account, chat, id);
+            return self.finish_lost(step);
         };
         step.write.handshake(account, chat, None)?;
         if row.kind == HandshakeKind::Leave {
@@ -48,8 +47,7 @@ impl Core {
             Ok(applied) => applied,
             Err(error) => {
                 tracing::error!(%error, "a commit of ours cannot be merged");
-                self.finish(step)?;
-                return self.state_lost(account, chat, id);
+                return self.finish_lost(step);
             }
         };
         let authenticator = authenticator(&transaction, id)?;
@@ -57,7 +55,7 @@ impl Core {
         step.conversation.update_at_ms = self.next_update(account, id);
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
-        self.applied(step, &applied, authenticator, "commit-merged")
+        self.applied(step, &applied, authenticator, "commit-merged").map(drop)
     }
 
     /// A handshake message of another device. Gives the chat, if it holds news.
@@ -89,8 +87,7 @@ impl Core {
                     self.work(account, chat).retry_at = 0;
                 }
                 let point = if lost { "commit-lost" } else { "commit-applied" };
-                self.applied(step, &applied, authenticator, point)?;
-                Ok(Some(chat))
+                Ok(self.applied(step, &applied, authenticator, point)?.then_some(chat))
             }
             Err(ProcessError::Store(error)) => {
                 tracing::error!(%error, "the encryption state cannot be read");
@@ -116,16 +113,22 @@ impl Core {
                     ProcessError::WrongEpoch { current, found } => found > current,
                     _ => false,
                 };
-                if !lost {
-                    step.unreadable(self.now, message, None, &error.to_string())?;
-                }
-                self.finish(step)?;
                 if lost {
-                    self.state_lost(account, chat, id)?;
+                    self.finish_lost(step)?;
+                    return Ok(None);
                 }
-                Ok((!lost).then_some(chat))
+                step.unreadable(self.now, message, None, &error.to_string())?;
+                self.finish(step)?;
+                Ok(Some(chat))
             }
         }
+    }
+
+    fn finish_lost(&mut self, mut step: Step) -> Result<(), Broken> {
+        let (account, chat) = (step.account, step.conversation.chat);
+        self.lose_place(&mut step)?;
+        self.finish(step)?;
+        self.place_lost(account, chat)
     }
 
     fn leaving(&mut self, mut step: Step, who: &str) -> Result<(), Broken> {
@@ -147,14 +150,14 @@ impl Core {
         self.pump(account, chat)
     }
 
-    /// The conversation is at a new epoch.
+    /// The conversation is at a new epoch. Tells whether that is news for the person.
     fn applied(
         &mut self,
         mut step: Step,
         applied: &Applied,
         authenticator: Vec<u8>,
         point: &str,
-    ) -> Result<(), Broken> {
+    ) -> Result<bool, Broken> {
         let (account, chat, id) = (step.account, step.conversation.chat, step.id);
         step.conversation.epoch = applied.epoch;
         self.unseal(&mut step)?;
@@ -165,9 +168,11 @@ impl Core {
         if step.chat.peer == Peer::Group {
             self.applied_to_group(&mut step, applied, authenticator)?;
         }
+        let news = step.news;
         self.finish(step)?;
         fault::point(point);
-        self.pump(account, chat)
+        self.pump(account, chat)?;
+        Ok(news)
     }
 
     fn applied_to_group(&mut self, step: &mut Step, applied: &Applied, authenticator: Vec<u8>) -> Result<(), Broken> {
