@@ -233,6 +233,7 @@ impl Core {
             format!("{by} added you to the group {}", group.name)
         };
         self.meet(&mut step, &roster.leaves)?;
+        step.count_anew(&roster.leaves)?;
         step.group = Some(group);
         step.notice(self.now, text)?;
         step.events.push(EventKind::ChatChanged { chat: step.chat.id.clone() });

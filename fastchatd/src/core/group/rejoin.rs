@@ -249,6 +249,7 @@ impl Core {
             self.tell_of_the_gap(&mut step, &group, seq)?;
         }
         self.meet(&mut step, &applied.roster.leaves)?;
+        step.count_anew(&applied.roster.leaves)?;
         step.group = Some(group);
         step.chat.conversation = Some(id);
         let conversation = &mut step.conversation;
