@@ -267,7 +267,15 @@ async fn no_altered_field_of_a_groups_entry_makes_a_message_of_somebody_else() -
         let text = format!("altered {field}");
         alice.say("ops", &text).await?;
         server.be_honest().await?;
-        // Whatever bob makes of it: it goes on.
+        // The next one is heard, or said to be missing; from there on it goes on.
+        let next = format!("next to {field}");
+        alice.say("ops", &next).await?;
+        bob.until(&format!("`{next}`, or that it is missing"), async |bob| {
+            let missing = marks(bob, "ops").await?.iter().any(|text| text.contains("missing here"));
+            Ok((missing || bob.heard("ops").await?.contains(&next)).then_some(()))
+        })
+        .await?;
+        agree(&mut [&mut alice, &mut bob], "ops", &["alice", "bob"]).await.with_context(|| field.to_owned())?;
         let after = format!("after {field}");
         alice.say("ops", &after).await?;
         bob.hears("ops", &after).await.with_context(|| field.to_owned())?;
