@@ -27,6 +27,7 @@ pub struct Wire {
     buffer: BytesMut,
     next: u64,
     pushed: VecDeque<Said>,
+    last_words: Option<Said>,
 }
 
 impl Wire {
@@ -39,7 +40,7 @@ impl Wire {
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from("127.0.0.1")?;
         let stream = TlsConnector::from(Arc::new(anybody()?)).connect(name, tcp).await?;
-        let mut wire = Self { stream, buffer: BytesMut::new(), next: 1, pushed: VecDeque::new() };
+        let mut wire = Self { stream, buffer: BytesMut::new(), next: 1, pushed: VecDeque::new(), last_words: None };
         let hello = v1::Hello { version_min: VERSION_MIN, version_max: VERSION, agent: "tests".into() };
         match wire.ask(Ask::Hello(hello)).await? {
             Said::Ready(_) => Ok(wire),
@@ -116,10 +117,14 @@ impl Wire {
 
     async fn read(&mut self) -> Result<ServerFrame> {
         loop {
-            if let Some(frame) = decode(&mut self.buffer, LARGEST).context("a frame of the server")? {
+            if let Some(frame) = decode::<ServerFrame>(&mut self.buffer, LARGEST).context("a frame of the server")? {
+                if frame.request == 0 && matches!(frame.body, Some(Said::Failure(_) | Said::Goaway(_))) {
+                    self.last_words.clone_from(&frame.body);
+                }
                 return Ok(frame);
             }
-            ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the server has closed the connection");
+            let read = self.stream.read_buf(&mut self.buffer).await?;
+            ensure!(read > 0, "the server has closed the connection; its last words: {:?}", self.last_words);
         }
     }
 }
