@@ -257,7 +257,7 @@ fn failure(conversation: ConversationId, error: &HandshakeError) -> v1::Failure 
         HandshakeError::ProposalsPending => (Code::ProposalsPending, 0),
         HandshakeError::Full => (Code::GroupFull, 0),
         HandshakeError::Damaged => {
-            tracing::error!(%conversation, "the public state of a conversation is damaged: its members must make it anew");
+            tracing::error!(%conversation, "a conversation's public state is damaged: its members must make it anew");
             (Code::Internal, 0)
         }
     };

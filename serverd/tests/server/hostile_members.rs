@@ -53,7 +53,7 @@ impl Scene {
     }
 
     /// Nothing was appended, and an honest commit is still taken.
-    async fn is_unharmed(mut self) {
+    async fn ends_unharmed(mut self) {
         let fetch = Ask::FetchGroup(v1::FetchGroup { conversation: self.of_alice.conversation.to_wire() });
         let Body::GroupState(state) = self.alice.ask(fetch).await else { panic!("no state") };
         assert_eq!((state.epoch, state.head, state.proposals.len()), (1, 1, 0));
@@ -96,7 +96,7 @@ async fn what_is_no_handshake_of_this_conversation_is_malformed() {
     let id = good.conversation.clone();
     let sneaked = v1::NewEntry { kind: v1::EntryKind::Commit.into(), payload: good.message, ..entry("") };
     assert_eq!(scene.mallory.refused(submit(&id, vec![sneaked])).await.code(), Code::Invalid);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +121,7 @@ async fn what_mls_does_not_accept_is_invalid() {
     assert_eq!(scene.refused(bad).await, Code::GroupInfoMismatch, "another commit's");
     let future = v1::Handshake { epoch: 7, ..good };
     assert_eq!(scene.refused(future).await, Code::StaleEpoch);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +150,7 @@ async fn what_a_role_does_not_allow_is_refused() {
         assert_eq!(failure.code(), Code::NotAllowed, "{at}");
         assert!(failure.text.len() > 20, "it says why: {}", failure.text);
     }
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,7 +198,7 @@ async fn leaves_and_welcomes_are_those_of_known_devices() {
     let of_mallory = scene.group.commit(&scene.device, &Change::default());
     scene.group.clear(&scene.device);
     assert_eq!(alice.refused(Ask::Handshake(of_mallory)).await.code(), Code::RosterMismatch);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +217,7 @@ async fn strangers_neither_see_nor_enter_a_group() {
     let (_, join) = Group::rejoin(&posing, &state);
     let code = scene.refused(join).await;
     assert!(matches!(code, Code::RosterMismatch | Code::NotAllowed), "{code:?}");
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
