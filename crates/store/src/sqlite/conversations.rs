@@ -223,8 +223,8 @@ pub(super) fn membership_of(
     Ok(Some(membership))
 }
 
-/// From the columns id, cursor, head, abandoned, closed_by, ends_at, kind, low = high, epoch. A group's accounts are not
-/// counted yet: 0.
+/// From the columns id, cursor, head, abandoned, closed_by, ends_at, kind, low = high, epoch. A group's accounts are
+/// not counted yet: 0.
 fn membership(row: &Row<'_>) -> Result<Membership> {
     let closed_by = columns::optional_conversation(row, 4)?;
     let ends_at: Option<u64> = row.get(5)?;
