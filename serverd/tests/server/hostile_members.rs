@@ -100,6 +100,55 @@ async fn what_is_no_handshake_of_this_conversation_is_malformed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_handshakes_come_up_to_the_bound_and_not_beyond() {
+    let mut scene = scene("").await;
+    let good = scene.commit(&Change::default());
+    let most = 8 << 20;
+    let sized = |length: usize| v1::Handshake { message: Bytes::from(vec![7; length]), ..good.clone() };
+    let rest = good.group_info.len();
+    assert_eq!(scene.refused(sized(most - rest)).await, Code::HandshakeMalformed);
+    assert_eq!(scene.refused(sized(most - rest + 1)).await, Code::TooLarge);
+    let mut cut = Client::resume(scene.server.address, &scene.alice_device).await;
+    cut.write(&(6_u32 << 20).to_be_bytes()).await;
+    cut.write(&[0; 100]).await;
+    scene.alice = Client::resume(scene.server.address, &scene.alice_device).await;
+    drop(cut);
+    let beyond = (9_u32 << 20).to_be_bytes();
+    scene.mallory.write(&beyond).await;
+    assert_eq!(scene.mallory.ends_with().await, Some(Code::TooLarge));
+    scene.mallory = Client::resume(scene.server.address, &scene.device).await;
+    scene.ends_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_direct_conversation_there_are_self_updates_and_nothing_else() {
+    let server = Server::start().await;
+    let (mut alice, alice_device) = Client::register(server.address, "alice").await;
+    let (mut bob, bob_device) = Client::register(server.address, "bob").await;
+    let (_carol, carol_device) = Client::register(server.address, "carol").await;
+    assert!(matches!(alice.create(&alice_device, &[&bob_device], Bytes::new()).await, Body::Direct(_)));
+    let joining = bob.joining().await;
+    let mut group = Group::join(&bob_device, &joining);
+    bob.ack(&joining.conversation, 0).await;
+    let adding = Change { add: vec![&carol_device], no_join_key: true, ..Change::default() };
+    let removing = Change { remove: vec![&alice_device], ..Change::default() };
+    for change in [&adding, &removing] {
+        let handshake = group.commit(&bob_device, change);
+        group.clear(&bob_device);
+        assert_eq!(bob.refused(Ask::Handshake(handshake)).await.code(), Code::NotAllowed);
+    }
+    let leave = group.leave(&bob_device);
+    assert_eq!(bob.refused(Ask::Handshake(leave)).await.code(), Code::NotAllowed);
+    // The refused proposal is of no account.
+    let update = group.commit(&bob_device, &Change { ignore_proposals: true, ..Change::default() });
+    assert_eq!(bob.commit(update).await, 1);
+    let text = v1::NewEntry { epoch: 2, ..entry("after") };
+    assert!(matches!(bob.ask(submit(&joining.conversation, vec![text])).await, Body::Accepted(_)));
+    let stale = alice.refused(submit(&joining.conversation, vec![entry("before")])).await;
+    assert_eq!((stale.code(), stale.epoch), (Code::StaleEpoch, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_mls_does_not_accept_is_invalid() {
     let mut scene = scene("").await;
     let good = scene.commit(&Change::default());
