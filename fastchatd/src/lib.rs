@@ -3,6 +3,7 @@
 //! **Invariant**: the engine's thread alone touches the store; everything else talks to it through [`api::Api`].
 
 pub mod api;
+pub mod backup;
 pub mod bus;
 pub mod config;
 pub mod core;

@@ -96,8 +96,11 @@ impl NewSide {
             Ok(offer) => offer,
             Err(error) => {
                 self.step = Step::Open(device);
-                let goes_on = error.code == ErrorCode::TimedOut && Instant::now() < self.mailbox.ends();
-                return (goes_on.then_some(self), Err(error));
+                if error.code == ErrorCode::TimedOut && Instant::now() < self.mailbox.ends() {
+                    return (Some(self), Err(error));
+                }
+                give_up(&mut self.mailbox).await;
+                return (None, Err(error));
             }
         };
         match Self::answer(device, &offer, &mut self.mailbox, &self.newcomer).await {
