@@ -191,14 +191,24 @@ CREATE TABLE login_grant (
 
 /// Brings the database up to date.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    migrate_to(MIGRATIONS, connection, path)
+}
+
+/// For tests: as the first version left a database.
+#[cfg(test)]
+pub(super) fn migrate_to_first(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    migrate_to(&[VERSION_1], connection, path)
+}
+
+fn migrate_to(steps: &[&str], connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let known = u32::try_from(steps.len()).unwrap_or(u32::MAX);
     let database = |cause| OpenError::Database { path: path.to_owned(), cause };
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(database)?;
     let found: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
     if found > known {
         return Err(OpenError::Newer { path: path.to_owned(), found, known });
     }
-    for step in MIGRATIONS.iter().skip(found as usize) {
+    for step in steps.iter().skip(found as usize) {
         transaction.execute_batch(step).map_err(database)?;
     }
     if found < known {
