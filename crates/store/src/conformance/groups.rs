@@ -311,6 +311,8 @@ async fn a_deleted_group_takes_nothing<S: Store>(store: &S) -> Result<(), StoreE
     let second = log_in(store, &one).await?;
     assert_eq!(state(store, &second).await?.unjoined, []);
     assert_eq!(state(store, &one).await?.memberships.first().map(|membership| membership.closed), Some(true));
+    store.save_cursors(vec![CursorMove { conversation: id, device: one.device, seq: 1, joined: false }]).await?;
+    assert_eq!(state(store, &one).await?, DeviceState::default(), "it has what says so");
     Ok(())
 }
 

@@ -126,10 +126,11 @@ ALTER TABLE device ADD COLUMN added_ms INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE device ADD COLUMN seen_ms INTEGER NOT NULL DEFAULT 0;
 
 -- kind: 1 direct (low = high for one's own), 2 group (low and high are empty).
--- pending: leave proposals of this epoch.
+-- pending: leave proposals of this epoch. accounts: how many are members.
 -- abandoned: from now on also a group that was deleted.
 ALTER TABLE conversation ADD COLUMN kind INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE conversation ADD COLUMN pending INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE conversation ADD COLUMN accounts INTEGER NOT NULL DEFAULT 2;
 DROP INDEX conversation_of_pair;
 CREATE UNIQUE INDEX conversation_of_pair ON conversation (low, high) WHERE kind = 1 AND closed_by IS NULL;
 CREATE INDEX conversation_by_high ON conversation (high) WHERE kind = 1 AND closed_by IS NULL;
