@@ -262,7 +262,7 @@ impl Server {
             Ask::Ack(ack) => return self.acked(from, &ack),
             _ => Said::Done(v1::Done {}),
         };
-        at_once |= self.random.random();
+        at_once |= self.random.random::<bool>();
         let at = if at_once { mark } else { self.out.len() };
         self.out.insert(at, (from, v1::ServerFrame { request: frame.request, body: Some(answer) }));
     }
