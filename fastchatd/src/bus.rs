@@ -11,6 +11,7 @@ mod contact;
 mod conversation;
 mod convert;
 mod daemon;
+mod group;
 mod notifications;
 mod signals;
 mod tree;

@@ -6,6 +6,7 @@
 //!
 //! **Invariant**: nothing is answered, sent or told before the steps that led to it are on the disk.
 
+mod aside;
 mod front;
 mod thread;
 

@@ -6,6 +6,7 @@ pub mod api;
 pub mod bus;
 pub mod config;
 pub mod core;
+mod device_link;
 pub mod engine;
 pub mod link;
 pub mod notify;

@@ -1,4 +1,5 @@
-//! Making an account on a server, and logging this device in to one: what happens once, before a link stands.
+//! Making an account on a server, logging this device in to one, and changing what it is logged in to by: all that is
+//! done over a connection of its own, beside the link.
 //!
 //! The password goes no further than here: Argon2id turns it into what the server sees and what opens the identity's
 //! backup. Parameters from the server are used only within the bounds of `fastchat_e2ee`.
@@ -6,8 +7,12 @@
 //! **Invariant**: nothing is given back before the server has confirmed it, and the identity that comes out of a login
 //! is the one that the server says the account has.
 
+mod access;
 mod exchange;
+mod newcomer;
+mod password;
 mod request;
+mod rotation;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +27,11 @@ use zeroize::Zeroizing;
 use crate::link::{Dialled, Token, Trust, api_error, dial};
 use exchange::Exchange;
 use request::Request;
+
+pub use access::Access;
+pub(crate) use newcomer::Newcomer;
+pub use password::change_password;
+pub use rotation::{Planned, PreparedRotation, Rotated, RotationPlan, plan_rotation};
 
 /// How long all of it may take.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -47,17 +57,6 @@ pub struct SignedIn {
     pub new_identity: bool,
 }
 
-/// An account under its new identity, which the server has.
-#[derive(Debug)]
-pub struct Rotated {
-    /// Whose.
-    pub account: Address,
-    /// The new identity.
-    pub identity: Identity,
-    /// This device, certified by it.
-    pub device: Device,
-}
-
 /// Reads an account's address, with or without the port. Certificates, the password and safety numbers go by the name
 /// alone, which is the same however a server is reached.
 ///
@@ -73,14 +72,14 @@ pub fn address(text: &str) -> Result<Address, ApiError> {
 /// The request is not acceptable, the server is not reached or not trusted (`data.pin` is its key), or it refuses.
 pub async fn register(request: &SignIn) -> Result<SignedIn, ApiError> {
     let request = Request::check(request)?.for_new_account()?;
-    in_time(async {
+    in_time("signing in", async {
         // First whether it can work at all: the keys take a while, in which a server would lose patience.
         let Dialled { ready, trust, .. } = dial(&request.address.server, request.trust).await.map_err(|o| o.error)?;
         admits(&ready, &request)?;
         let (identity, device) = new_identity(&request).await?;
         let kdf = KdfParams::generate();
-        let keys = derive(&request, kdf.clone()).await?;
-        let backup = seal(&keys, &identity, &request)?;
+        let keys = derive(&request.password, request.address.account.as_str(), kdf.clone()).await?;
+        let backup = seal(&keys, &identity, request.address.account.as_str())?;
         let exchange = Exchange::begin(&request.address, trust).await?;
         let token = exchange
             .register(v1::Register {
@@ -98,18 +97,19 @@ pub async fn register(request: &SignIn) -> Result<SignedIn, ApiError> {
     .await
 }
 
-/// Logs this device in to an account. An account has one device: the one it had is logged out.
+/// Logs this device in to an account, with its password. The account's other devices stay, unless it gets a new identity.
 ///
 /// # Errors
 /// As [`register`]; also when the identity's backup does not open, or is not that of the account.
 pub async fn login(request: &SignIn) -> Result<SignedIn, ApiError> {
     let fresh = request.new_identity;
     let request = Request::check(request)?;
-    in_time(async {
+    in_time("signing in", async {
         let Dialled { trust, .. } = dial(&request.address.server, request.trust).await.map_err(|o| o.error)?;
         let prepared = if fresh { Some(new_identity(&request).await?) } else { None };
         let mut exchange = Exchange::begin(&request.address, trust).await?;
-        let keys = derive(&request, exchange.password_params().await?).await?;
+        let name = request.address.account.as_str();
+        let keys = derive(&request.password, name, exchange.password_params().await?).await?;
         let mut login = v1::Login {
             account: request.address.account.to_string(),
             auth_secret: keys.auth.to_string(),
@@ -118,12 +118,12 @@ pub async fn login(request: &SignIn) -> Result<SignedIn, ApiError> {
         let (identity, device) = match prepared {
             Some((identity, device)) => {
                 login.new_identity_key = identity.public().to_der().to_vec().into();
-                login.new_identity_backup = seal(&keys, &identity, &request)?.into();
+                login.new_identity_backup = seal(&keys, &identity, request.address.account.as_str())?.into();
                 (identity, device)
             }
             None => {
                 let identity = exchange.restore(login.clone(), &keys.backup).await?;
-                issue(identity, &request).await?
+                issue(identity, &request.address, DeviceId::generate()).await?
             }
         };
         login.device = Some(exchange::wire_device(&device, &request.device_name));
@@ -131,6 +131,14 @@ pub async fn login(request: &SignIn) -> Result<SignedIn, ApiError> {
         Ok(signed_in(request, trust, identity, device, token, fresh))
     })
     .await
+}
+
+/// Reads a server's address, with or without the port.
+///
+/// # Errors
+/// The text is not one.
+pub fn server(text: &str) -> Result<ServerAddress, ApiError> {
+    request::server(text)
 }
 
 fn signed_in(
@@ -165,15 +173,30 @@ fn admits(ready: &v1::Ready, request: &Request) -> Result<(), ApiError> {
     Err(api_error(&v1::Failure::new(refusal, "")))
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+async fn in_time<T>(what: &str, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
     timeout(DEADLINE, work).await.map_err(|_| {
-        ApiError::new(ErrorCode::TimedOut, format!("signing in took longer than {} s", DEADLINE.as_secs()))
-            .hint("try again; if the account was made meanwhile, `fastchatctl login`")
+        ApiError::new(ErrorCode::TimedOut, format!("{what} took longer than {} s", DEADLINE.as_secs()))
+            .hint("try again; if it was done meanwhile after all, `fastchatctl login` works with the password")
     })?
 }
 
-async fn derive(request: &Request, kdf: KdfParams) -> Result<PasswordKeys, ApiError> {
-    let (password, account) = (request.password.clone(), request.address.account.to_string());
+/// Whether a failure says that nothing was done. After any other the server may have done it all the same.
+fn is_certain(error: &ApiError) -> bool {
+    use ErrorCode as Code;
+    matches!(
+        error.code,
+        Code::WrongPassword
+            | Code::RateLimited
+            | Code::NotFound
+            | Code::Refused
+            | Code::Conflict
+            | Code::UntrustedServer
+            | Code::ServerChanged
+    )
+}
+
+async fn derive(password: &Zeroizing<String>, account: &str, kdf: KdfParams) -> Result<PasswordKeys, ApiError> {
+    let (password, account) = (password.clone(), account.to_owned());
     aside(move || PasswordKeys::derive(&password, &account, &kdf)).await?.map_err(|error| match error {
         PasswordError::Parameters { .. } => ApiError::new(ErrorCode::Server, error.to_string()),
         PasswordError::Length => ApiError::new(ErrorCode::InvalidParams, error.to_string()),
@@ -183,21 +206,21 @@ async fn derive(request: &Request, kdf: KdfParams) -> Result<PasswordKeys, ApiEr
 
 async fn new_identity(request: &Request) -> Result<(Identity, Device), ApiError> {
     let identity = aside(Identity::generate).await?.map_err(|error| defect(&error))?;
-    issue(identity, request).await
+    issue(identity, &request.address, DeviceId::generate()).await
 }
 
-async fn issue(identity: Identity, request: &Request) -> Result<(Identity, Device), ApiError> {
-    let account = request.address.account.to_string();
+async fn issue(identity: Identity, address: &Address, id: DeviceId) -> Result<(Identity, Device), ApiError> {
+    let account = address.account.to_string();
     aside(move || {
-        let device = Device::issue(&identity, &account, DeviceId::generate().0);
+        let device = Device::issue(&identity, &account, id.0);
         device.map(|device| (identity, device))
     })
     .await?
     .map_err(|error| defect(&error))
 }
 
-fn seal(keys: &PasswordKeys, identity: &Identity, request: &Request) -> Result<Vec<u8>, ApiError> {
-    keys.backup.seal_identity(identity, &request.address.account.to_string()).map_err(|error| defect(&error))
+fn seal(keys: &PasswordKeys, identity: &Identity, account: &str) -> Result<Vec<u8>, ApiError> {
+    keys.backup.seal_identity(identity, account).map_err(|error| defect(&error))
 }
 
 /// Runs what takes long where it holds nobody up.

@@ -83,18 +83,19 @@ async fn a_new_device_has_the_same_identity_and_the_conversation_goes_on() -> Re
     let account = second.call::<method::Login>(&Person::sign_in(&server.account("alice"))).await?;
     assert_eq!(account.fingerprint, alice.account().await?.fingerprint);
     second.online().await?;
-    // An account has one device: the first one is told that its session has ended.
-    alice.in_state(AccountState::LoggedOut).await?;
-    assert_eq!(alice.send("bob", "from the first device again").await?.state, MessageState::Queued);
     second.deliver("bob", "from the second device").await?;
     bob.hears("alice", "from the second device").await?;
     assert!(!bob.contact("alice").await?.key_changed);
     assert_eq!(second.safety_number("bob").await?, number);
     assert_eq!(bob.safety_number("alice").await?, number);
-    bob.deliver("alice", "hello second").await?;
-    second.hears("bob", "hello second").await?;
+    // The first device goes on as well, and each shows what the other has sent.
+    alice.deliver("bob", "from the first device again").await?;
+    bob.deliver("alice", "hello both").await?;
+    second.hears("bob", "hello both").await?;
+    alice.hears("bob", "hello both").await?;
+    assert_eq!(second.texts("bob").await?, ["from the second device", "from the first device again", "hello both"]);
+    assert!(alice.texts("bob").await?.contains(&"from the second device".to_owned()));
     assert!(notices(&mut bob, "alice").await?.iter().any(|notice| notice.contains("device")));
-    assert_eq!(alice.heard("bob").await?, ["hello first"]);
     Ok(())
 }
 

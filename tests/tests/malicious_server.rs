@@ -216,10 +216,10 @@ async fn a_wrong_friend_key_or_welcome_is_refused_and_said() -> Result<()> {
             if let Some(Body::Joining(joining)) = &mut frame.body
                 && let Some(welcome) = &mut joining.welcome
             {
-                let mut friend_key = welcome.friend_key.to_vec();
+                let mut friend_key = welcome.join_key.to_vec();
                 let last = friend_key.len() - 1;
                 friend_key[last] ^= 1;
-                welcome.friend_key = friend_key.into();
+                welcome.join_key = friend_key.into();
             }
             vec![frame]
         })

@@ -37,7 +37,7 @@ pub struct Change<'a> {
     pub remove_devices: Vec<(String, Uuid)>,
     /// The new profile. Admins who are removed or leave are taken out of it by the commit itself.
     pub profile: Option<GroupProfile>,
-    /// This device under a new identity of its account ([`Device::certified_by`]). Removes all other leaves of the account.
+    /// This device under a new identity of its account ([`Device::recertify`]). Removes all other leaves of the account.
     pub new_device: Option<&'a Device>,
 }
 

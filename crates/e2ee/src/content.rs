@@ -28,6 +28,9 @@ pub enum ContentError {
     /// There is nothing to send.
     #[error("the message has no body")]
     NoBody,
+    /// A name is too long, an id has not 16 bytes, or nothing is said.
+    #[error("the news for one's own devices are out of their bounds")]
+    Sync,
 }
 
 /// A message as its sender wrote it. `Debug` shows no text.
@@ -82,7 +85,7 @@ impl Content {
     /// Whether it is within its bounds.
     ///
     /// # Errors
-    /// No counter, or a text that is too long.
+    /// No counter, a text that is too long, or news out of their bounds.
     pub fn validate(&self) -> Result<(), ContentError> {
         if self.counter == 0 {
             return Err(ContentError::NoCounter);
@@ -91,6 +94,7 @@ impl Content {
             Some(Body::Text(Text { text })) if text.len() > MAX_TEXT_BYTES => {
                 Err(ContentError::TextTooLong(text.len()))
             }
+            Some(Body::Sync(sync)) if !sync.is_bounded() => Err(ContentError::Sync),
             _ => Ok(()),
         }
     }

@@ -54,15 +54,6 @@ impl Device {
         Ok(Self { account: account.to_owned(), id, keys, certificate })
     }
 
-    /// The same device and key under another identity of its account (see [`crate::Change::new_device`]).
-    ///
-    /// # Errors
-    /// The identity's signature failed.
-    pub fn certified_by(&self, identity: &Identity) -> Result<Self, DeviceError> {
-        let certificate = certificate::issue(identity, &self.account, self.id, self.keys.public())?;
-        Ok(Self { account: self.account.clone(), id: self.id, keys: self.keys.clone(), certificate })
-    }
-
     /// This device under another identity of its account: same id, same key, a certificate of `identity`.
     ///
     /// # Errors

@@ -135,7 +135,7 @@ pub(crate) fn seal(
     if deleted(&group) {
         return Err(SealError::Deleted);
     }
-    if commit::rejoining(provider, conversation)?.is_some() {
+    if group.pending_commit().is_some() || commit::rejoining(provider, conversation)?.is_some() {
         return Err(SealError::Pending);
     }
     group.set_aad(suite::entry_aad(conversation, message_id));

@@ -20,6 +20,7 @@ use crate::{
 };
 
 /// What a handshake did.
+#[expect(clippy::large_enum_variant, reason = "one is made for each commit, and taken apart at once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Processed {
     /// An account has proposed to leave; the next commit takes that in.
@@ -165,10 +166,13 @@ fn apply(
     let reidentified = effect.reidentified.as_ref().map(|_| &effect.committer);
     certificate::verify_embedded(effect.added.iter().chain(reidentified))?;
     let self_removed = staged.self_removed();
+    let left = if self_removed { provider.load(conversation).map_err(StoreError::from)? } else { None };
     group.merge_staged_commit(provider, staged).map_err(invalid)?;
     let applied = Applied::after(&group, effect, self_removed)?;
-    if self_removed {
+    if let Some(mut left) = left {
+        // OpenMLS deletes the private keys of the epoch that a group is at: of ours that is the one before.
         group.delete(&provider.trial).map_err(StoreError::from)?;
+        left.delete(&provider.trial).map_err(StoreError::from)?;
     }
     Ok(applied)
 }

@@ -4,6 +4,12 @@
 
 use prost::Message;
 
+/// The most bytes of an account's name, an alias or a state.
+pub const MAX_NAME_BYTES: usize = 300;
+/// A SubjectPublicKeyInfo of 4096 bits has 550 bytes.
+const MAX_IDENTITY_BYTES: usize = 600;
+const ID_BYTES: usize = 16;
+
 /// Something that another device of the account shall know. `Debug` shows only its kind.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
@@ -85,6 +91,26 @@ impl Sync {
     #[must_use]
     pub fn contact(contact: Contact) -> Self {
         Self { kind: Some(Kind::Contact(contact)) }
+    }
+
+    /// Whether every field is within its bounds.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        match &self.kind {
+            None => true,
+            Some(Kind::ReadUpTo(ReadUpTo { chat, message })) => {
+                let chat = match chat {
+                    None => false,
+                    Some(Chat::Direct(account)) => (1..=MAX_NAME_BYTES).contains(&account.len()),
+                    Some(Chat::Group(id)) => id.len() == ID_BYTES,
+                };
+                chat && message.len() == ID_BYTES
+            }
+            Some(Kind::Contact(Contact { name, alias, state, identity, .. })) => {
+                let short = [name, alias, state].iter().all(|text| text.len() <= MAX_NAME_BYTES);
+                short && !name.is_empty() && identity.len() <= MAX_IDENTITY_BYTES
+            }
+        }
     }
 
     /// For keeping until it is sent.

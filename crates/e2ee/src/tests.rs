@@ -6,9 +6,12 @@
 
 mod archive;
 mod direct;
+mod groups;
 mod identity;
 mod linking;
 mod messages;
+mod own_devices;
 mod password;
 mod people;
 mod state;
+mod world;

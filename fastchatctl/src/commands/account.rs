@@ -73,70 +73,77 @@ impl Status {
         if status.accounts.is_empty() && !status.locked {
             text.push_str("no account; next: fastchatctl register USER@HOST\n");
         }
-        // Why an account is not online is never cut off.
-        text.push_str(&accounts(&status.accounts).show(usize::MAX));
-        for account in status.accounts.iter().filter(|_| !status.locked) {
-            text.push_str(&people(&mut client, &account.account).await);
+        let mut table = Table::default();
+        for account in &status.accounts {
+            let people = if status.locked { None } else { People::ask(&mut client, &account.account).await };
+            account_lines(&mut table, account, people.as_ref());
         }
+        // Why an account is not online is never cut off.
+        text.push_str(&table.show(usize::MAX));
         context.out.text(text)?;
         Ok(Exit::Ok)
     }
 }
 
-/// Who an account knows, and what waits for somebody: nothing where the daemon does not tell.
-async fn people(client: &mut Client, account: &str) -> String {
-    let of = OfAccount { account: account.to_owned() };
-    let Ok(contacts) = call::<method::ListContacts>(client, &of).await else { return String::new() };
-    let Ok(groups) = call::<method::ListGroups>(client, &of).await else { return String::new() };
-    described(account, &contacts.value.contacts, &groups.value.groups)
+/// Whom an account knows.
+struct People {
+    contacts: Vec<Contact>,
+    groups: Vec<Group>,
 }
 
-fn described(account: &str, contacts: &[Contact], groups: &[Group]) -> String {
-    let known: Vec<&Contact> = contacts.iter().filter(|contact| contact.state == ContactState::Accepted).collect();
-    let verified = known.iter().filter(|contact| contact.verified).count();
-    let groups: Vec<&Group> =
-        groups.iter().filter(|group| !matches!(group.state, GroupState::Left | GroupState::Deleted)).collect();
-    let mut text = format!(
-        "\n{DIM}{}: {} ({verified} verified), {}{DIM:#}\n",
-        safe_text::line(account),
-        counted(known.len(), "contact"),
-        counted(groups.len(), "group"),
-    );
-    let mut table = Table::default();
-    for contact in contacts.iter().filter(|contact| contact.key_changed) {
-        let advice = format!("key changed; fastchatctl key show {}", safe_text::argument(&contact.name));
-        table.line([(format!("  {}", safe_text::line(&contact.name)), BOLD), (advice, RED)]);
+impl People {
+    /// `None` where the daemon does not tell.
+    async fn ask(client: &mut Client, account: &str) -> Option<Self> {
+        let of = OfAccount { account: account.to_owned() };
+        let contacts = call::<method::ListContacts>(client, &of).await.ok()?.value.contacts;
+        let mut groups = call::<method::ListGroups>(client, &of).await.ok()?.value.groups;
+        groups.retain(|group| !matches!(group.state, GroupState::Left | GroupState::Deleted));
+        Some(Self { contacts, groups })
     }
-    for group in groups {
-        let state = Some(group::state_word(group.state).0.to_owned()).filter(|_| group.state != GroupState::Active);
-        let waits: Vec<String> =
-            state.into_iter().chain(group.pending.iter().map(|change| safe_text::line(change))).collect();
-        if !waits.is_empty() {
-            table.line([(format!("  {}", safe_text::line(&group.name)), BOLD), (waits.join(", "), YELLOW)]);
+
+    /// `3 contacts (1 verified), 2 groups`; nothing for nobody.
+    fn counted(&self) -> Option<String> {
+        let known: Vec<&Contact> =
+            self.contacts.iter().filter(|contact| contact.state == ContactState::Accepted).collect();
+        if known.is_empty() && self.groups.is_empty() {
+            return None;
         }
+        let verified = known.iter().filter(|contact| contact.verified).count();
+        let (contacts, groups) = (counted(known.len(), "contact"), counted(self.groups.len(), "group"));
+        Some(format!("{contacts} ({verified} verified), {groups}"))
     }
-    text.push_str(&table.show(usize::MAX));
-    text
+
+    /// Who or what waits for something, and for what.
+    fn waiting(&self) -> impl Iterator<Item = (&str, String, Style)> {
+        let changed = self.contacts.iter().filter(|contact| contact.key_changed).map(|contact| {
+            let advice = format!("key changed; fastchatctl key show {}", safe_text::argument(&contact.name));
+            (contact.name.as_str(), advice, RED)
+        });
+        let groups = self.groups.iter().filter_map(|group| {
+            let state = (group.state != GroupState::Active).then(|| group::state_word(group.state).0.to_owned());
+            let pending = group.pending.iter().map(|change| safe_text::line(change));
+            let waits: Vec<String> = state.into_iter().chain(pending).collect();
+            (!waits.is_empty()).then(|| (group.name.as_str(), waits.join(", "), YELLOW))
+        });
+        changed.chain(groups)
+    }
 }
 
-fn accounts(accounts: &[Account]) -> Table {
-    let mut table = Table::default();
-    for account in accounts {
-        let (word, style) = state_word(account.state);
-        let mut more = Vec::new();
-        if !account.reason.is_empty() {
-            more.push(safe_text::line(&account.reason));
-        }
-        if account.outbox > 0 {
-            more.push(format!("{} in the outbox", account.outbox));
-        }
-        table.line([
-            (safe_text::line(&account.account), BOLD),
-            (word.to_owned(), style),
-            (more.join("; "), Style::new()),
-        ]);
+/// An account, and below it what waits there.
+fn account_lines(table: &mut Table, account: &Account, people: Option<&People>) {
+    let (word, style) = state_word(account.state);
+    let mut more = Vec::new();
+    if !account.reason.is_empty() {
+        more.push(safe_text::line(&account.reason));
     }
-    table
+    if account.outbox > 0 {
+        more.push(format!("{} in the outbox", account.outbox));
+    }
+    more.extend(people.and_then(People::counted));
+    table.line([(safe_text::line(&account.account), BOLD), (word.to_owned(), style), (more.join("; "), Style::new())]);
+    for (name, waits, style) in people.into_iter().flat_map(People::waiting) {
+        table.line([(format!("  {}", safe_text::line(name)), Style::new()), (String::new(), style), (waits, style)]);
+    }
 }
 
 impl Whoami {

@@ -28,11 +28,8 @@ pub(crate) enum Device {
         after_long_help = "Examples:\n  fastchatctl device list\n  fastchatctl device list --json | jq -r '.devices[].id'"
     )]
     List,
-    /// Let a new device in, by the code that it shows
     Link(Link),
-    /// Set what a device is called
     Rename(Rename),
-    /// Take a device from the account, wherever it is
     Revoke(Revoke),
 }
 
@@ -56,7 +53,7 @@ pub(crate) struct Link {
 pub(crate) struct Rename {
     /// The device's name, or its id where several have that name
     device: String,
-    /// What to call it, up to 64 characters
+    /// What to call it, up to 64 bytes
     name: String,
 }
 

@@ -5,17 +5,22 @@
 
 mod shown;
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use fastchat_ipc::{Group as Shown, GroupName, GroupTopic, Method, NewGroup, OfAccount, OfGroup, OfMembers, method};
 
 use crate::commands::Outcome;
-use crate::daemon::{Answer, Context};
+use crate::daemon::{Answer, Context, call};
 use crate::failure::{Exit, Failure};
 use crate::local_time::Clock;
 use crate::output::{BOLD, DIM, YELLOW, consent, insist, width};
 use crate::safe_text;
 
 pub(crate) use self::shown::state_word;
+
+/// How long a change may take: the daemon answers after 30 s at the latest, done or not.
+const CHANGE: Duration = Duration::from_secs(40);
 
 /// Groups: conversations of any number of people.
 #[derive(Debug, Subcommand)]
@@ -187,6 +192,13 @@ async fn show(which: Which, context: &Context) -> Outcome {
     Ok(Exit::Ok)
 }
 
+/// Asks for a change.
+async fn change<M: Method<Result = Shown>>(params: &M::Params, context: &Context) -> Result<Answer<Shown>, Failure> {
+    let mut client = context.connect().await?;
+    client.set_deadline(context.timeout.unwrap_or(CHANGE));
+    call::<M>(&mut client, params).await
+}
+
 /// Prints what a change came to: that it is done, or what is still under way.
 fn report(answer: &Answer<Shown>, done: &str, context: &Context) -> Outcome {
     if context.out.json {
@@ -210,7 +222,7 @@ impl Create {
         let name = safe_text::line(&self.name);
         let request =
             NewGroup { account: context.account.clone(), name: self.name, topic: self.topic, members: self.members };
-        let answer = context.call::<method::CreateGroup>(&request).await?;
+        let answer = change::<method::CreateGroup>(&request, context).await?;
         report(&answer, &format!("group {BOLD}{name}{BOLD:#} is made"), context)
     }
 }
@@ -219,7 +231,7 @@ impl Rename {
     async fn run(self, context: &Context) -> Outcome {
         let (old, new) = (safe_text::line(&self.group), safe_text::line(&self.name));
         let request = GroupName { account: context.account.clone(), group: self.group, name: self.name };
-        let answer = context.call::<method::RenameGroup>(&request).await?;
+        let answer = change::<method::RenameGroup>(&request, context).await?;
         report(&answer, &format!("{old} is called {BOLD}{new}{BOLD:#} now"), context)
     }
 }
@@ -232,7 +244,7 @@ impl Topic {
             topic => format!("{group} is about: {topic}"),
         };
         let request = GroupTopic { account: context.account.clone(), group: self.group, topic: self.topic };
-        let answer = context.call::<method::SetGroupTopic>(&request).await?;
+        let answer = change::<method::SetGroupTopic>(&request, context).await?;
         report(&answer, &done, context)
     }
 }
@@ -244,7 +256,7 @@ impl Members {
     {
         let done = format!("{}: {done} {}", self.names(), safe_text::line(&self.group));
         let request = OfMembers { account: context.account.clone(), group: self.group, members: self.members };
-        let answer = context.call::<M>(&request).await?;
+        let answer = change::<M>(&request, context).await?;
         report(&answer, &done, context)
     }
 
@@ -281,6 +293,6 @@ impl Ending {
         self,
         context: &Context,
     ) -> Result<Answer<Shown>, Failure> {
-        context.call::<M>(&OfGroup { account: context.account.clone(), group: self.group }).await
+        change::<M>(&OfGroup { account: context.account.clone(), group: self.group }, context).await
     }
 }

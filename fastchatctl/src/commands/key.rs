@@ -25,13 +25,9 @@ const ROTATE: Duration = Duration::from_secs(120);
 /// Keys: shown, compared and trusted.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Key {
-    /// Show the own key, or the safety number with a contact
     Show(Show),
-    /// Mark a contact's key as verified
     Verify(Verify),
-    /// Trust a contact's changed key; what was held goes out
     Trust(Trust),
-    /// Give the account a new identity, after the old key was stolen
     Rotate(Rotate),
 }
 
@@ -63,7 +59,7 @@ pub(crate) struct Show {
 Examples:
   fastchatctl key verify bob
   fastchatctl key verify bob --number '12345 67890 …'      the number that bob's side shows
-  fastchatctl key verify bob --qr \"$(zbarcam -1 --raw)\"   what a scanner reads from bob's screen")]
+  fastchatctl key verify bob --qr \"$(zbarcam -1 --raw)\"    what a scanner reads from bob's screen")]
 pub(crate) struct Verify {
     /// The contact
     contact: String,

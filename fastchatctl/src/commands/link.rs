@@ -134,7 +134,7 @@ impl Link {
         let until = Clock::system().stamp(begun.expires_at_ms);
         text.push_str(&format!(
             "On a device that has the account, run {BOLD}fastchatctl device link{BOLD:#} and paste this code:\n\n  \
-             {BOLD}{}{BOLD:#}\n\n{DIM}waiting for it, until {until}; Ctrl-C stops{DIM:#}\n",
+             {BOLD}{}{BOLD:#}\n\n{DIM}waiting for it, until {until}; Ctrl-C stops{DIM:#}\n\n",
             safe_text::line(&begun.code)
         ));
         if context.out.json {

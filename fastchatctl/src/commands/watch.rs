@@ -211,9 +211,7 @@ impl Watching<'_> {
             }
             EventKind::NewDevice { device, name } => {
                 let (name, device) = (safe_text::line(name), safe_text::argument(device));
-                format!(
-                    "{RED}a new device is on the account: {name}. If it is not yours: fastchatctl device revoke {device}{RED:#}"
-                )
+                format!("{RED}new device on the account: {name}; not yours? fastchatctl device revoke {device}{RED:#}")
             }
             EventKind::EventsLost {} => {
                 format!("{YELLOW}older events are no longer kept; fastchatctl history CHAT shows messages{YELLOW:#}")

@@ -279,7 +279,10 @@ fn status_tells_what_waits_in_the_groups_of_an_unlocked_store() {
         })
     });
     let shown = stdout(&daemon.ctl(&["status"]).output().unwrap());
-    assert!(shown.contains("alice@h:1: 1 contact (1 verified), 1 group\n  ops  adding carol\n"), "{shown}");
+    assert!(
+        shown.contains("alice@h:1  online  1 contact (1 verified), 1 group\n  ops              adding carol\n"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl AccountObject {
         self.front.call::<method::LogoutAccount>((bus, call), json!({"account": self.account}), options).await
     }
 
-    /// Sends a text to one or more people; on disk when it returns, and out as soon as there is a connection.
+    /// Sends a text to one or more people or groups; on disk when it returns, and out as soon as there is a connection.
     async fn send(
         &self,
         to: Vec<String>,
@@ -159,6 +159,142 @@ impl AccountObject {
         self.front.call::<method::CancelOutbox>((bus, call), json!({"account": self.account}), options).await
     }
 
+    /// Changes the account's password (option `end_other_devices`).
+    async fn change_password(
+        &self,
+        old: String,
+        new: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account, "old": old, "new": new});
+        self.front.call::<method::ChangePassword>((bus, call), given, options).await
+    }
+
+    /// Lists the account's devices.
+    async fn list_devices(
+        &self,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account});
+        self.front.call::<method::ListDevices>((bus, call), given, options).await
+    }
+
+    /// Sets what a device of the account is called.
+    async fn rename_device(
+        &self,
+        device: String,
+        name: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account, "device": device, "name": name});
+        self.front.call::<method::RenameDevice>((bus, call), given, options).await
+    }
+
+    /// Takes a device from the account: its session ends, and it opens nothing that comes later.
+    async fn revoke_device(
+        &self,
+        device: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account, "device": device});
+        self.front.call::<method::RevokeDevice>((bus, call), given, options).await
+    }
+
+    /// Takes the code of a new device; gives what to compare.
+    async fn link_device(
+        &self,
+        code: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account, "code": code});
+        self.front.call::<method::LinkDevice>((bus, call), given, options).await
+    }
+
+    /// Lets the new device in after the strings were compared, or ends the link.
+    async fn confirm_device_link(
+        &self,
+        link: String,
+        accept: bool,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account, "link": link, "accept": accept});
+        self.front.call::<method::ConfirmDeviceLink>((bus, call), given, options).await
+    }
+
+    /// Gives the account a new identity. Every contact is warned.
+    async fn rotate_key(
+        &self,
+        password: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account, "password": password});
+        self.front.call::<method::RotateKey>((bus, call), given, options).await
+    }
+
+    /// Makes a group with us as its admin (option `topic`).
+    async fn create_group(
+        &self,
+        name: String,
+        members: Vec<String>,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account, "name": name, "members": members});
+        self.front.call::<method::CreateGroup>((bus, call), given, options).await
+    }
+
+    /// Lists the groups, with their members and the changes under way.
+    async fn list_groups(
+        &self,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account});
+        self.front.call::<method::ListGroups>((bus, call), given, options).await
+    }
+
+    /// Writes an encrypted file with the account's identity, contacts and history.
+    async fn create_backup(
+        &self,
+        path: String,
+        passphrase: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account, "path": path, "passphrase": passphrase});
+        self.front.call::<method::CreateBackup>((bus, call), given, options).await
+    }
+
+    /// Brings contacts and history from a backup of this account here.
+    async fn restore_backup(
+        &self,
+        path: String,
+        passphrase: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"account": self.account, "path": path, "passphrase": passphrase});
+        self.front.call::<method::RestoreBackup>((bus, call), given, options).await
+    }
+
     /// `alice@host:port`.
     #[zbus(property)]
     fn address(&self) -> String {
@@ -219,4 +355,20 @@ impl AccountObject {
         id: &str,
         state: &str,
     ) -> zbus::Result<()>;
+
+    /// A group is new, or its name, topic, members, roles, state or epoch changed; its object shows how it is now.
+    #[zbus(signal)]
+    pub(super) async fn group_changed(
+        emitter: &SignalEmitter<'_>,
+        cursor: &str,
+        conversation: ObjectPath<'_>,
+    ) -> zbus::Result<()>;
+
+    /// The account's devices changed; `ListDevices` has them.
+    #[zbus(signal)]
+    pub(super) async fn devices_changed(emitter: &SignalEmitter<'_>, cursor: &str) -> zbus::Result<()>;
+
+    /// A device came to the account that was not this one; `ListDevices` has its name.
+    #[zbus(signal)]
+    pub(super) async fn new_device(emitter: &SignalEmitter<'_>, cursor: &str, device: &str) -> zbus::Result<()>;
 }

@@ -35,6 +35,7 @@ impl View for ChatView {
             ("Muted", self.chat.muted.into()),
             ("Request", self.chat.request.into()),
             ("Held", self.chat.held.into()),
+            ("Verified", self.chat.verified.into()),
         ]
         .into()
     }
@@ -147,9 +148,15 @@ impl ConversationObject {
         self.view.borrow().chat.request
     }
 
-    /// Whether sending is held because the contact's key changed.
+    /// Whether sending is held because the contact's key, or that of somebody in the group, changed.
     #[zbus(property)]
     fn held(&self) -> bool {
         self.view.borrow().chat.held
+    }
+
+    /// Whether the safety numbers of all others in it were compared.
+    #[zbus(property)]
+    fn verified(&self) -> bool {
+        self.view.borrow().chat.verified
     }
 }

@@ -12,7 +12,7 @@ use zbus::zvariant::{self, OwnedValue, Value};
 use super::call::Dict;
 
 /// Lists of texts, by the name of their field; all other lists are lists of objects. An empty list does not tell.
-const TEXT_LISTS: &[&str] = &["capabilities", "muted"];
+const TEXT_LISTS: &[&str] = &["capabilities", "muted", "pending"];
 
 /// A result as `a{sv}`; anything but an object is a defect.
 pub(super) fn to_dict(result: Json) -> Result<Dict, ApiError> {
@@ -109,7 +109,7 @@ mod tests {
     fn results_have_the_documented_types() {
         let result = json!({
             "text": "a\0b", "flag": true, "count": 3, "below": -1, "nothing": null, "share": 0.5,
-            "capabilities": [], "muted": ["x"], "accounts": [], "chats": [{"id": "1", "last": null}],
+            "capabilities": [], "muted": ["x"], "pending": [], "members": [], "accounts": [], "chats": [{"id": "1", "last": null}],
             "object": {"inner": {"n": 1}},
         });
         let dict = to_dict(result).unwrap();
@@ -122,6 +122,8 @@ mod tests {
             ("share", "d"),
             ("capabilities", "as"),
             ("muted", "as"),
+            ("pending", "as"),
+            ("members", "aa{sv}"),
             ("accounts", "aa{sv}"),
             ("chats", "aa{sv}"),
             ("object", "a{sv}"),

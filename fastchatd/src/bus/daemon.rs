@@ -109,7 +109,7 @@ impl DaemonObject {
         answer
     }
 
-    /// Brings an account that exists to this device; it takes the place of the account's former device.
+    /// Brings an account that exists to this device, with its password.
     async fn login(
         &self,
         address: String,
@@ -122,6 +122,60 @@ impl DaemonObject {
         let answer = self.front.call::<method::Login>((bus, call), given, options).await;
         self.front.unlocked.notify_one();
         answer
+    }
+
+    /// Begins to bring an account to this device without its password: gives the code for a device that has it.
+    async fn begin_link(
+        &self,
+        address: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"address": address});
+        let answer = self.front.call::<method::BeginLink>((bus, call), given, options).await;
+        self.front.unlocked.notify_one();
+        answer
+    }
+
+    /// Waits until a device of the account has taken the code; gives what to compare.
+    async fn await_link(
+        &self,
+        link: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"link": link});
+        self.front.call::<method::AwaitLink>((bus, call), given, options).await
+    }
+
+    /// Brings the account here after the strings were compared, or ends the link.
+    async fn finish_link(
+        &self,
+        link: String,
+        accept: bool,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"link": link, "accept": accept});
+        let answer = self.front.call::<method::FinishLink>((bus, call), given, options).await;
+        self.front.unlocked.notify_one();
+        answer
+    }
+
+    /// Reads a backup through and tells what it holds.
+    async fn verify_backup(
+        &self,
+        path: String,
+        passphrase: String,
+        options: Dict,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<Dict, Failure> {
+        let given = json!({"path": path, "passphrase": passphrase});
+        self.front.call::<method::VerifyBackup>((bus, call), given, options).await
     }
 
     /// Lists the accounts, the default one first.

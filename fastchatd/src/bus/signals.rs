@@ -14,25 +14,31 @@ use super::{
 };
 
 /// Fields of events that may go over the bus.
-const IDS: &[&str] = &["chat", "id", "state", "unread", "contact", "active", "since_ms", "request"];
+const IDS: &[&str] = &["chat", "id", "state", "unread", "contact", "active", "since_ms", "request", "group", "device"];
 
-/// Sends the signals of an event: `Event` for each, and those of the account for messages.
+/// Sends the signals of an event: `Event` for each, and those of the account for messages, groups and devices.
 pub(super) async fn emit(connection: &Connection, event: &Event) -> zbus::Result<()> {
     let (kind, ids) = describe(&event.kind);
     let root = SignalEmitter::new(connection, ROOT_PATH)?;
     DaemonObject::event(&root, &event.cursor, &event.account, &kind, ids).await?;
-    let (EventKind::MessageReceived { chat, .. } | EventKind::MessageState { chat, .. }) = &event.kind else {
+    if event.account.is_empty() {
         return Ok(());
-    };
+    }
     let account = SignalEmitter::new(connection, account_path(&event.account))?;
-    let conversation = ObjectPath::try_from(conversation_path(&event.account, chat))?;
+    let conversation = |chat: &str| ObjectPath::try_from(conversation_path(&event.account, chat));
+    let cursor = &event.cursor;
     match &event.kind {
-        EventKind::MessageReceived { id, .. } => {
-            AccountObject::message_received(&account, &event.cursor, conversation, id).await
+        EventKind::MessageReceived { chat, id, .. } => {
+            AccountObject::message_received(&account, cursor, conversation(chat)?, id).await
         }
-        EventKind::MessageState { id, state, .. } => {
-            AccountObject::message_state_changed(&account, &event.cursor, conversation, id, &name_of(state)).await
+        EventKind::MessageState { chat, id, state } => {
+            AccountObject::message_state_changed(&account, cursor, conversation(chat)?, id, &name_of(state)).await
         }
+        EventKind::GroupChanged { chat, .. } => {
+            AccountObject::group_changed(&account, cursor, conversation(chat)?).await
+        }
+        EventKind::DevicesChanged {} => AccountObject::devices_changed(&account, cursor).await,
+        EventKind::NewDevice { device, .. } => AccountObject::new_device(&account, cursor, device).await,
         _ => Ok(()),
     }
 }

@@ -33,6 +33,7 @@ use super::{
     contact::ContactObject,
     conversation::{ChatView, ConversationObject},
     daemon::DaemonView,
+    group::{GroupObject, GroupView},
     signals,
 };
 
@@ -64,6 +65,8 @@ struct Leaf<V> {
 struct Branch {
     leaf: Leaf<AccountView>,
     chats: BTreeMap<String, Leaf<ChatView>>,
+    /// By the ids of their chats.
+    groups: BTreeMap<String, Leaf<GroupView>>,
     contacts: BTreeMap<String, Leaf<Contact>>,
 }
 
@@ -72,6 +75,7 @@ struct Branch {
 struct Stale {
     accounts: bool,
     chats: BTreeSet<String>,
+    groups: BTreeSet<String>,
     contacts: BTreeSet<String>,
 }
 
@@ -160,8 +164,12 @@ impl Tree {
                     self.stale.chats.insert(account.clone());
                 }
             }
-            EventKind::ChatRead { .. } | EventKind::ChatChanged { .. } | EventKind::GroupChanged { .. } => {
+            EventKind::ChatRead { .. } | EventKind::ChatChanged { .. } => {
                 self.stale.chats.insert(account.clone());
+            }
+            EventKind::GroupChanged { .. } => {
+                self.stale.chats.insert(account.clone());
+                self.stale.groups.insert(account.clone());
             }
             EventKind::ContactChanged { .. } | EventKind::IdentityChanged { .. } => {
                 self.stale.chats.insert(account.clone());
@@ -182,11 +190,14 @@ impl Tree {
 
     /// Whether the objects that the event's signals name are there.
     fn knows(&self, event: &Event) -> bool {
-        let chat = match &event.kind {
-            EventKind::MessageReceived { chat, .. } | EventKind::MessageState { chat, .. } => chat,
-            _ => return true,
-        };
-        self.accounts.get(&event.account).is_some_and(|branch| branch.chats.contains_key(chat))
+        let branch = self.accounts.get(&event.account);
+        match &event.kind {
+            EventKind::MessageReceived { chat, .. } | EventKind::MessageState { chat, .. } => {
+                branch.is_some_and(|branch| branch.chats.contains_key(chat))
+            }
+            EventKind::GroupChanged { chat, .. } => branch.is_some_and(|branch| branch.groups.contains_key(chat)),
+            _ => true,
+        }
     }
 
     async fn set_presence(&mut self, account: &str, name: &str, active: bool, since_ms: u64) -> zbus::Result<()> {
@@ -202,6 +213,7 @@ impl Tree {
     fn mark_everything(&mut self) {
         self.stale.accounts = true;
         self.stale.chats.extend(self.accounts.keys().cloned());
+        self.stale.groups.extend(self.accounts.keys().cloned());
         self.stale.contacts.extend(self.accounts.keys().cloned());
     }
 
@@ -215,6 +227,9 @@ impl Tree {
         }
         for account in std::mem::take(&mut self.stale.chats) {
             self.refresh_chats(&account).await?;
+        }
+        for account in std::mem::take(&mut self.stale.groups) {
+            self.refresh_groups(&account).await?;
         }
         Ok(())
     }
@@ -246,14 +261,19 @@ impl Tree {
         let make = |view| AccountObject::new(self.front.clone(), name.clone(), view);
         let leaf = Leaf::grow(&self.connection, &account_path(&name), view, make).await?;
         let path = leaf.path.clone();
-        self.accounts.insert(name.clone(), Branch { leaf, chats: BTreeMap::new(), contacts: BTreeMap::new() });
+        let branch = Branch { leaf, chats: BTreeMap::new(), groups: BTreeMap::new(), contacts: BTreeMap::new() };
+        self.accounts.insert(name.clone(), branch);
         self.stale.chats.insert(name.clone());
+        self.stale.groups.insert(name.clone());
         self.stale.contacts.insert(name);
         Ok(path)
     }
 
     async fn fell(&mut self, account: &str) -> zbus::Result<()> {
         let Some(branch) = self.accounts.remove(account) else { return Ok(()) };
+        for leaf in branch.groups.into_values() {
+            leaf.fall(&self.connection).await?;
+        }
         for leaf in branch.chats.into_values() {
             leaf.fall(&self.connection).await?;
         }
@@ -289,6 +309,19 @@ impl Tree {
         let Some(unread) = told(self.front.api.call::<method::CountUnread>(&of).await) else { return Ok(()) };
         let view = AccountView { unread, ..branch.leaf.view.borrow().clone() };
         branch.leaf.show(&self.connection, view).await
+    }
+
+    async fn refresh_groups(&mut self, account: &str) -> zbus::Result<()> {
+        let Some(branch) = self.accounts.get_mut(account) else { return Ok(()) };
+        let of = OfAccount { account: account.to_owned() };
+        let Some(found) = told(self.front.api.call::<method::ListGroups>(&of).await) else { return Ok(()) };
+        let found = found.groups.into_iter().filter(|group| !group.chat.is_empty());
+        let found = found.map(|group| (group.chat.clone(), GroupView::new(group))).collect();
+        let (front, make_path) = (&self.front, |chat: &str| conversation_path(account, chat));
+        step(&self.connection, &mut branch.groups, found, make_path, |_, view| {
+            GroupObject::new(front.clone(), account.to_owned(), view)
+        })
+        .await
     }
 }
 

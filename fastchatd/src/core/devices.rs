@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use fastchat_e2ee::Device;
+use fastchat_e2ee::{Device, Identity};
 use fastchat_ipc::{ApiError, Device as DeviceView, Devices, ErrorCode, EventKind};
 use fastchat_wire::{DeviceId, v1};
 use v1::client_frame::Body as Ask;
@@ -24,9 +24,8 @@ use super::{Action, Broken, CallId, Core, live::Asked};
 impl Core {
     /// Asks for the list of the account's devices.
     pub(super) fn list_devices(&mut self, account: u32) {
-        let asked = |live: &super::live::Live| {
-            live.asked.values().any(|waiting| matches!(waiting.asked, Asked::Devices(None)))
-        };
+        let asked =
+            |live: &super::live::Live| live.asked.values().any(|waiting| matches!(waiting.asked, Asked::Devices(None)));
         match self.live.get_mut(&account) {
             Some(live) if asked(live) => live.devices_stale = true,
             Some(_) => self.ask(account, Asked::Devices(None), Ask::ListDevices(v1::ListDevices {})),
@@ -154,20 +153,32 @@ impl Core {
 
     /// The account's identity is a new one, on the server as well: contacts and groups get to know it.
     pub(super) fn take_rotation(&mut self, call: CallId, rotated: &Rotated) -> Result<(), Broken> {
-        let encode = |error: String| {
-            tracing::error!(error, "a fresh key cannot be encoded");
-            StoreError::Damaged
-        };
-        let account = self.store.tables().accounts.iter().find(|(_, row)| {
-            row.name == rotated.account.account && row.server == rotated.account.server
-        });
-        let Some((account, mut row)) = account.map(|(number, row)| (*number, row.clone())) else {
+        let account = self
+            .store
+            .tables()
+            .accounts
+            .iter()
+            .find(|(_, row)| row.name == rotated.account.account && row.server == rotated.account.server);
+        let Some(account) = account.map(|(number, _)| *number) else {
             let error = ApiError::new(ErrorCode::NoAccount, "the account is gone");
             self.answer::<()>(call, Err(error));
             return Ok(());
         };
-        row.identity = rotated.identity.to_bytes().map_err(|error| encode(error.to_string()))?.to_vec();
-        row.device = rotated.device.to_bytes().map_err(|error| encode(error.to_string()))?.to_vec();
+        self.rotate(account, &rotated.identity, &rotated.device)?;
+        let keys = self.own_keys(account);
+        self.answer(call, Ok(keys));
+        Ok(())
+    }
+
+    /// Puts an account's new identity in the place of the old one.
+    pub(super) fn rotate(&mut self, account: u32, identity: &Identity, device: &Device) -> Result<(), Broken> {
+        let encode = |error: String| {
+            tracing::error!(error, "a fresh key cannot be encoded");
+            StoreError::Damaged
+        };
+        let Some(mut row) = self.store.tables().accounts.get(&account).cloned() else { return Ok(()) };
+        row.identity = identity.to_bytes().map_err(|error| encode(error.to_string()))?.to_vec();
+        row.device = device.to_bytes().map_err(|error| encode(error.to_string()))?.to_vec();
         row.last_resort_at_ms = 0;
         row.rotation = Vec::new();
         let (identity, device) = (row.identity.clone(), row.device.clone());
@@ -205,8 +216,6 @@ impl Core {
                 self.commit(write, account, events)?;
             }
         }
-        let keys = self.own_keys(account);
-        self.answer(call, Ok(keys));
         Ok(())
     }
 }

@@ -412,6 +412,7 @@ impl Core {
                 work.retry_at = 0;
                 due.push(*key);
             } else if work.take_in_at > 0 && work.take_in_at <= self.now {
+                work.take_in_at = 0;
                 due.push(*key);
             }
         }

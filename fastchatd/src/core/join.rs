@@ -12,13 +12,7 @@ use crate::store::{
     rows::{ChatRow, ContactRow, ConversationRow, Peer, Standing},
 };
 
-use super::{
-    Broken, Core,
-    group::authenticator,
-    live::HeldJoining,
-    receive::LAST_SEQ,
-    step::Step,
-};
+use super::{Broken, Core, group::authenticator, live::HeldJoining, receive::LAST_SEQ, step::Step};
 
 /// How long our leaf keeps its keys; each device adds up to a tenth of it, by its own dice.
 const UPDATE_EVERY_MS: u64 = 7 * 24 * 3600 * 1000;
@@ -54,7 +48,9 @@ impl Core {
         let own = self.is_own_name(account, &creator);
         let ours = self.live.get(&account).is_some_and(|live| *live.identity.public() == identity);
         if joining.start_seq > LAST_SEQ || (own && !ours) {
-            tracing::warn!("the server sent a Welcome that cannot be: of another identity than ours, or beyond the end");
+            tracing::warn!(
+                "the server sent a Welcome that cannot be: of another identity than ours, or beyond the end"
+            );
             return Ok(());
         }
         if !own && self.hold_if_changed(account, &creator, &identity, &joining)? {
@@ -80,11 +76,8 @@ impl Core {
             return Ok(false);
         }
         if let Some(live) = self.live.get_mut(&account) {
-            let held = HeldJoining {
-                joining: joining.clone(),
-                identity: identity.to_der().to_vec(),
-                delivers: Vec::new(),
-            };
+            let held =
+                HeldJoining { joining: joining.clone(), identity: identity.to_der().to_vec(), delivers: Vec::new() };
             live.hold(name.clone(), held);
         }
         self.identity_changed(account, number, identity.to_der())?;
@@ -184,12 +177,7 @@ impl Core {
         self.after_joining(account, chat, id)
     }
 
-    fn joined_direct(
-        &mut self,
-        step: &mut Step,
-        welcomed: Welcomed,
-        joining: &v1::Joining,
-    ) -> Result<(), Broken> {
+    fn joined_direct(&mut self, step: &mut Step, welcomed: Welcomed, joining: &v1::Joining) -> Result<(), Broken> {
         step.write.state(step.account, welcomed.changes);
         step.conversation.epoch = welcomed.roster.epoch;
         let old = step.chat.conversation.replace(step.id);
@@ -226,7 +214,8 @@ impl Core {
             }
         };
         let (number, chat) = self.group_chat(account, id);
-        let conversation = ConversationRow { epoch: roster.epoch, ..self.begun(account, number, id, joining.start_seq) };
+        let conversation =
+            ConversationRow { epoch: roster.epoch, ..self.begun(account, number, id, joining.start_seq) };
         let mut step = Step::new(account, id, conversation, chat, None);
         step.chat.conversation = Some(id);
         step.write.state(account, changes);
@@ -356,7 +345,10 @@ impl Core {
             Some(_) if contact.changed_identity.as_deref() == Some(identity) => return Ok(()),
             Some(_) => {
                 let name = contact.name.to_string();
-                step.notice(self.now, format!("the identity key of {name} has changed: nothing is sent until you trust it"))?;
+                step.notice(
+                    self.now,
+                    format!("the identity key of {name} has changed: nothing is sent until you trust it"),
+                )?;
                 step.events.push(EventKind::IdentityChanged { contact: name.clone() });
                 step.events.push(EventKind::ContactChanged { contact: name.clone() });
                 contact.changed_identity = Some(identity.to_vec());

@@ -5,6 +5,7 @@
 //!
 //! **Invariant**: an input that fails has changed nothing but what its answer says.
 
+mod aside;
 mod calls;
 mod devices;
 mod establish;
@@ -30,7 +31,7 @@ use serde_json::Value;
 use crate::{
     api::{Alert, Surroundings},
     link::{AccountKey, FromLink, LinkSettings, ToLink},
-    sign_in::{Rotated, SignedIn},
+    sign_in::{PreparedRotation, Rotated, SignedIn},
     store::{
         Store, StoreError, Write,
         rows::{ConversationRow, EventRow, TaskRow},
@@ -57,8 +58,12 @@ pub enum Input {
     Link(AccountKey, FromLink),
     /// Somebody registered or logged in; the call wants the account.
     SignedIn(CallId, Box<SignedIn>),
-    /// The server has the account's new identity.
+    /// A new identity that the server will be told of once it is durable here; the call wants to know.
+    RotationPrepared(CallId, Box<PreparedRotation>),
+    /// The server has the account's new identity; the call wants the keys.
     Rotated(CallId, Box<Rotated>),
+    /// A device is to be linked to this account; the call wants the grant, `{"grant": [32 bytes]}`.
+    Grant(CallId, String),
     /// Time has passed.
     Tick,
 }
@@ -157,6 +162,8 @@ impl Core {
             Input::Call(call, request) => self.take_call(call, request)?,
             Input::Link(account, news) => self.take_news(account.0, news)?,
             Input::SignedIn(call, signed) => self.take_sign_in(call, *signed)?,
+            Input::RotationPrepared(call, prepared) => self.prepare_rotation(call, &prepared)?,
+            Input::Grant(call, account) => self.ask_grant(call, &account),
             Input::Rotated(call, rotated) => self.take_rotation(call, &rotated)?,
             Input::Tick => self.tick()?,
         }
@@ -209,7 +216,8 @@ impl Core {
         }
         let rows = self.store.tables().conversations.iter().filter(|(_, row)| !row.closed && row.update_at_ms > 0);
         let due = |row: &ConversationRow| row.update_at_ms <= self.now;
-        let now: Vec<(u32, u32)> = rows.clone().filter(|(_, row)| due(row)).map(|(key, row)| (key.0, row.chat)).collect();
+        let now: Vec<(u32, u32)> =
+            rows.clone().filter(|(_, row)| due(row)).map(|(key, row)| (key.0, row.chat)).collect();
         self.next_update = rows.filter(|(_, row)| !due(row)).map(|(_, row)| row.update_at_ms).min();
         for (account, chat) in now {
             if self.live.get(&account).is_some_and(Live::is_up) {

@@ -287,9 +287,7 @@ impl Core {
         let mut unsealed = 0;
         for record in self.store.outbox(step.account, step.conversation.chat) {
             let (number, mut row) = record?;
-            let stale = |sealed: &SealedRow| {
-                sealed.conversation == step.id && sealed.epoch < step.conversation.epoch
-            };
+            let stale = |sealed: &SealedRow| sealed.conversation == step.id && sealed.epoch < step.conversation.epoch;
             if row.sealed.as_ref().is_some_and(stale) {
                 row.sealed = None;
                 unsealed += 1;

@@ -151,7 +151,9 @@ impl Core {
         let theirs = super::view::fingerprint_of(Some(&told.identity));
         contact.alias = told.alias;
         (contact.state, contact.removed) = (state, told.removed);
-        if theirs.is_some() && (known.is_none() || known == theirs || contact.changed_identity.as_ref() == Some(&told.identity)) {
+        if theirs.is_some()
+            && (known.is_none() || known == theirs || contact.changed_identity.as_ref() == Some(&told.identity))
+        {
             contact.identity = Some(told.identity);
             contact.verified = told.verified;
             // The person trusted the changed key on the other device.

@@ -121,6 +121,8 @@ impl Core {
         let Some((number, row)) = found.transpose()? else {
             if step.chat.peer != Peer::Own && self.store.position_of(account, chat, id)?.is_none() {
                 step.unreadable(self.now, id, None, "the server shows an entry as ours that this device did not send")?;
+                // Then this store is older than the log: what it would seal with was used already.
+                step.lost = true;
             }
             return Ok(());
         };
@@ -231,7 +233,12 @@ impl Core {
     }
 
     /// Opens an entry; on success its ratchet step is in the step's records. `Err` inside says why it does not open.
-    fn open_entry(&self, step: &mut Step, entry: &v1::Entry, id: MessageId) -> Result<Result<Readable, String>, Broken> {
+    fn open_entry(
+        &self,
+        step: &mut Step,
+        entry: &v1::Entry,
+        id: MessageId,
+    ) -> Result<Result<Readable, String>, Broken> {
         if entry.kind() != v1::EntryKind::Application {
             return Ok(Err("an entry of a kind that this version does not know".into()));
         }

@@ -130,6 +130,7 @@ impl Core {
             live.packages_left = up.session.key_packages_left;
         }
         self.set_state(account, AccountState::Online, "");
+        self.look_for_rotation(account);
         self.publish(account)?;
         self.share_presence(account);
         self.tell_blocks(account);
@@ -309,6 +310,7 @@ impl Core {
                 if let Some(live) = self.live.get_mut(&account) {
                     live.directory.insert(name.clone(), key.to_der().to_vec());
                 }
+                self.settle_rotation(account, &name, &key)?;
                 self.looked_up(account, &name, &Ok(()))
             }
             (Asked::Claim { chat, name }, Said::KeyPackages(packages)) => self.claimed(account, chat, name, packages),

@@ -174,17 +174,7 @@ impl Step {
             return Ok(());
         }
         let state = MessageState::Received;
-        let row = MessageRow {
-            id,
-            mine,
-            from,
-            held: false,
-            sent_at_ms: now,
-            accepted_at_ms: now,
-            kind,
-            state,
-            text,
-        };
+        let row = MessageRow { id, mine, from, held: false, sent_at_ms: now, accepted_at_ms: now, kind, state, text };
         self.append(&row).map(drop)
     }
 

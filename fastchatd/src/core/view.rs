@@ -4,8 +4,8 @@
 
 use fastchat_e2ee::{Fingerprint, IdentityKey};
 use fastchat_ipc::{
-    Account, AccountState, ApiError, Chat, ChatKind, Contact, ContactState, ErrorCode, EventKind, GroupState, Message, MessageKind,
-    MessageState, Sent,
+    Account, AccountState, ApiError, Chat, ChatKind, Contact, ContactState, ErrorCode, EventKind, GroupState, Message,
+    MessageKind, MessageState, Sent,
 };
 use fastchat_wire::{AccountName, MessageId};
 use uuid::Uuid;
@@ -115,7 +115,8 @@ impl Core {
             return changed(contact).then(|| contact.name.clone()).into_iter().collect();
         }
         let Some(group) = self.group_row(account, chat) else { return Vec::new() };
-        let changed = self.contacts_of(account).filter(|(_, contact)| changed(contact)).map(|(_, contact)| &contact.name);
+        let changed =
+            self.contacts_of(account).filter(|(_, contact)| changed(contact)).map(|(_, contact)| &contact.name);
         changed.filter(|name| group.members.iter().any(|member| member.name == **name)).cloned().collect()
     }
 
@@ -160,10 +161,7 @@ impl Core {
         }
         let number = tables.accounts.get(&account).map_or(0, |row| row.next_chat);
         contact.chat = Some(number);
-        let row = ChatRow {
-            id: Uuid::now_v7().to_string(),
-            ..self.new_chat(Peer::Contact(contact_number))
-        };
+        let row = ChatRow { id: Uuid::now_v7().to_string(), ..self.new_chat(Peer::Contact(contact_number)) };
         (number, row)
     }
 

@@ -9,6 +9,7 @@ use fastchat_ipc::{
     ApiError, Check, Doctor, ErrorCode, Event, EventKind, Events, KeyStore, Request, SignIn, Status, Subscribed,
     Unlock, Verdict,
 };
+use fastchat_wire::{Address, Pin};
 use serde_json::Value;
 use tokio::{
     runtime::Handle,
@@ -21,11 +22,13 @@ use crate::{
     api::{Alert, Call, Surroundings},
     core::discovery,
     root_key::{self, Found, RootKey},
-    sign_in,
+    sign_in::{self, SignedIn},
 };
 
 use super::{
-    Answer, EngineSettings, now_ms,
+    Answer, EngineSettings,
+    aside::{Asides, is_aside},
+    now_ms,
     thread::{self, Job, Outlets, Start},
 };
 
@@ -44,8 +47,9 @@ pub(super) struct Front {
     outlets: Outlets,
     started_at_ms: u64,
     stage: watch::Sender<Arc<Stage>>,
-    /// One sign-in or unlocking at a time.
-    turn: Mutex<()>,
+    /// One sign-in, unlocking, change of a password or an identity at a time.
+    pub(super) turn: Mutex<()>,
+    pub(super) asides: Asides,
 }
 
 impl Front {
@@ -58,7 +62,7 @@ impl Front {
     ) -> Self {
         let outlets = Outlets { events, alerts, surroundings, broken };
         let (stage, _) = watch::channel(Arc::new(Stage::Nothing));
-        Self { settings, outlets, started_at_ms: now_ms(), stage, turn: Mutex::new(()) }
+        Self { settings, outlets, started_at_ms: now_ms(), stage, turn: Mutex::new(()), asides: Asides::default() }
     }
 
     pub(super) async fn serve(self, mut calls: mpsc::Receiver<Call>, stop: CancellationToken) -> anyhow::Result<()> {
@@ -74,7 +78,7 @@ impl Front {
             let Some(Call { request, answer }) = call else { break };
             let front = Arc::clone(&front);
             match request {
-                Request::Register(_) | Request::Login(_) | Request::DaemonUnlock(_) => {
+                request if is_aside(&request) => {
                     asides.spawn(async move { front.aside(request, answer).await });
                 }
                 request => front.pass(request, answer).await,
@@ -158,14 +162,7 @@ impl Front {
                 value(serde_json::to_value(Subscribed { cursor: "0".into() }))
             }
             Request::ReadEventLog(params) if locked.is_none() => value(serde_json::to_value(no_events(&params.since))),
-            _ => Err(match locked {
-                Some(why) => {
-                    ApiError::new(ErrorCode::Locked, format!("the store is locked: {why}")).hint("`fastchatctl unlock`")
-                }
-                None => ApiError::new(ErrorCode::NoAccount, "there is no account yet").hint(
-                    "`fastchatctl register NAME@HOST` makes one, `fastchatctl login NAME@HOST` brings yours here",
-                ),
-            }),
+            _ => Err(locked.map_or_else(no_account, |why| self::locked(why))),
         }
     }
 
@@ -184,18 +181,18 @@ impl Front {
 
     /// A call that has to wait for people, keyrings or servers.
     async fn aside(&self, request: Request, answer: Answer) {
-        let _turn = self.turn.lock().await;
         let outcome = match request {
             Request::Register(params) => self.sign_in(params, true).await,
             Request::Login(params) => self.sign_in(params, false).await,
             Request::DaemonUnlock(params) => self.unlock(&params).await,
-            other => Err(ApiError::new(ErrorCode::Internal, format!("{} does not come here", other.name()))),
+            other => self.serve_account(other).await,
         };
         // A caller that is gone does not need to know.
         let _ = answer.send(outcome);
     }
 
     async fn unlock(&self, params: &Unlock) -> Result<Value, ApiError> {
+        let _turn = self.turn.lock().await;
         let stage = Arc::clone(&self.stage.borrow());
         if let Stage::Locked(key_store, _) = stage.as_ref() {
             let root = root_key::unlock(&self.settings.data, &params.passphrase).await?;
@@ -207,30 +204,45 @@ impl Front {
     }
 
     async fn sign_in(&self, mut params: SignIn, new: bool) -> Result<Value, ApiError> {
+        let _turn = self.turn.lock().await;
+        let known = self.may_sign_in(&sign_in::address(&params.address)?).await?;
+        // What is known of the server counts, unless the caller names another key.
+        if let Some(pin) = known.filter(|_| params.pin.is_empty()) {
+            params.pin = pin.to_string();
+        }
+        let signing = async { if new { sign_in::register(&params).await } else { sign_in::login(&params).await } };
+        self.come_in(params.key_store, &params.passphrase, signing).await
+    }
+
+    /// Whether somebody may sign in under this address; gives the key that its server is known by.
+    pub(super) async fn may_sign_in(&self, address: &Address) -> Result<Option<Pin>, ApiError> {
+        let stage = Arc::clone(&self.stage.borrow());
+        match stage.as_ref() {
+            Stage::Open(jobs) => {
+                let (answer, answered) = oneshot::channel();
+                jobs.send(Job::MaySignIn(address.clone(), answer)).await.map_err(|_| stopping())?;
+                answered.await.map_err(|_| stopping())?
+            }
+            Stage::Locked(_, why) => Err(locked(why)),
+            Stage::Nothing => Ok(None),
+        }
+    }
+
+    /// Signs in, and gives the account to the core; with the first account the key of the store is made. It takes a turn
+    /// of its own: the caller has it.
+    pub(super) async fn come_in(
+        &self,
+        key_store: KeyStore,
+        passphrase: &str,
+        signing: impl Future<Output = Result<SignedIn, ApiError>>,
+    ) -> Result<Value, ApiError> {
         let stage = Arc::clone(&self.stage.borrow());
         let first = match stage.as_ref() {
-            Stage::Locked(_, why) => {
-                return Err(ApiError::new(ErrorCode::Locked, format!("the store is locked: {why}"))
-                    .hint("`fastchatctl unlock`"));
-            }
-            Stage::Open(jobs) => {
-                let address = sign_in::address(&params.address)?;
-                let (answer, answered) = oneshot::channel();
-                jobs.send(Job::MaySignIn(address, answer)).await.map_err(|_| stopping())?;
-                let known = answered.await.map_err(|_| stopping())??;
-                // What is known of the server counts, unless the caller names another key.
-                if let Some(pin) = known.filter(|_| params.pin.is_empty()) {
-                    params.pin = pin.to_string();
-                }
-                None
-            }
-            Stage::Nothing => {
-                let made = root_key::create(&self.settings.data, params.key_store, &params.passphrase).await?;
-                Some(made)
-            }
+            Stage::Locked(_, why) => return Err(locked(why)),
+            Stage::Open(_) => None,
+            Stage::Nothing => Some(root_key::create(&self.settings.data, key_store, passphrase).await?),
         };
-        let signed = if new { sign_in::register(&params).await } else { sign_in::login(&params).await };
-        let signed = match signed {
+        let signed = match signing.await {
             Ok(signed) => signed,
             Err(error) => {
                 if first.is_some() {
@@ -239,14 +251,36 @@ impl Front {
                 return Err(error);
             }
         };
-        let jobs = match (first, stage.as_ref()) {
-            (Some((root, key_store)), _) => self.open(root, key_store).await.map_err(|error| broken_store(&error))?,
-            (None, Stage::Open(jobs)) => jobs.clone(),
-            (None, _) => return Err(stopping()),
-        };
+        if let Some((root, key_store)) = first {
+            self.open(root, key_store).await.map_err(|error| broken_store(&error))?;
+        }
+        self.ask(|answer| Job::SignedIn(Box::new(signed), answer)).await
+    }
+
+    /// Has the core do something, and waits for what comes of it.
+    pub(super) async fn ask(&self, job: impl FnOnce(Answer) -> Job) -> Result<Value, ApiError> {
         let (answer, answered) = oneshot::channel();
-        jobs.send(Job::SignedIn(Box::new(signed), answer)).await.map_err(|_| stopping())?;
+        self.jobs()?.send(job(answer)).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())?
+    }
+
+    /// The way to the core.
+    pub(super) fn jobs(&self) -> Result<mpsc::Sender<Job>, ApiError> {
+        match self.stage.borrow().as_ref() {
+            Stage::Open(jobs) => Ok(jobs.clone()),
+            Stage::Locked(_, why) => Err(locked(why)),
+            Stage::Nothing => Err(no_account()),
+        }
+    }
+
+    /// Whether the key store that was chosen can be had, before somebody goes to the trouble of linking.
+    pub(super) async fn rehearse(&self, key_store: KeyStore, passphrase: &str) -> Result<(), ApiError> {
+        let stage = Arc::clone(&self.stage.borrow());
+        if matches!(stage.as_ref(), Stage::Nothing) {
+            root_key::create(&self.settings.data, key_store, passphrase).await?;
+            root_key::discard(&self.settings.data).await;
+        }
+        Ok(())
     }
 
     /// Lets the core finish what it has taken in.
@@ -284,10 +318,19 @@ fn doctor(locked: Option<&String>) -> Doctor {
     Doctor { checks: vec![Check { check: "store".into(), verdict, found, next: next.into() }] }
 }
 
+fn locked(why: &str) -> ApiError {
+    ApiError::new(ErrorCode::Locked, format!("the store is locked: {why}")).hint("`fastchatctl unlock`")
+}
+
+fn no_account() -> ApiError {
+    ApiError::new(ErrorCode::NoAccount, "there is no account yet")
+        .hint("`fastchatctl register NAME@HOST` makes one, `fastchatctl login NAME@HOST` brings yours here")
+}
+
 fn broken_store(error: &anyhow::Error) -> ApiError {
     ApiError::new(ErrorCode::Internal, format!("{error:#}")).hint("the daemon's log says more")
 }
 
-fn stopping() -> ApiError {
+pub(super) fn stopping() -> ApiError {
     ApiError::new(ErrorCode::ShuttingDown, "the daemon is stopping")
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::Context;
 use fastchat_ipc::{ApiError, Event, KeyStore, Request};
-use fastchat_wire::{Address, Pin};
+use fastchat_wire::{Address, Pin, ServerAddress};
 use tokio::{
     runtime::Handle,
     sync::{broadcast, mpsc, oneshot, watch},
@@ -18,7 +18,7 @@ use crate::{
     core::{Action, AlertDefaults, CallId, Core, Input, Process},
     link::{self, AccountKey, FromLink, LinkSettings, ToLink, Token},
     root_key::RootKey,
-    sign_in::SignedIn,
+    sign_in::{Access, PreparedRotation, Rotated, SignedIn},
     store::Store,
 };
 
@@ -41,6 +41,16 @@ pub(super) enum Job {
     Link(AccountKey, FromLink),
     /// Somebody signed in.
     SignedIn(Box<SignedIn>, Answer),
+    /// A new identity is to be made durable before the server hears of it.
+    RotationPrepared(Box<PreparedRotation>, Answer),
+    /// The server has an account's new identity.
+    Rotated(Box<Rotated>, Answer),
+    /// The server's grant for a device that is being linked to this account.
+    Grant(String, Answer),
+    /// An account's keys, for work aside.
+    Access(String, oneshot::Sender<Result<Access, ApiError>>),
+    /// The key that a server is known by.
+    PinOf(ServerAddress, oneshot::Sender<Option<Pin>>),
     /// Whether somebody may sign in under this address; then the key that its server is known by.
     MaySignIn(Address, oneshot::Sender<Result<Option<Pin>, ApiError>>),
     /// Finish, and end.
@@ -183,6 +193,20 @@ impl Thread {
                 let call = self.number(answer);
                 self.core.step(now_ms(), Input::SignedIn(call, signed))?;
             }
+            Job::RotationPrepared(prepared, answer) => {
+                let call = self.number(answer);
+                self.core.step(now_ms(), Input::RotationPrepared(call, prepared))?;
+            }
+            Job::Rotated(rotated, answer) => {
+                let call = self.number(answer);
+                self.core.step(now_ms(), Input::Rotated(call, rotated))?;
+            }
+            Job::Grant(account, answer) => {
+                let call = self.number(answer);
+                self.core.step(now_ms(), Input::Grant(call, account))?;
+            }
+            Job::Access(account, answer) => drop(answer.send(self.core.access(&account))),
+            Job::PinOf(server, answer) => drop(answer.send(self.core.pin_of(&server))),
             // A caller that is gone does not need to know.
             Job::MaySignIn(address, answer) => drop(answer.send(self.core.may_sign_in(&address))),
             Job::Stop(end) => return Ok(Some(end)),

@@ -66,6 +66,42 @@ impl Exchange {
         Ok(identity)
     }
 
+    /// Whether the secret is right; gives what the server keeps of the account. Makes no device.
+    pub(super) async fn check(&mut self, auth_secret: &str) -> Result<v1::Session, ApiError> {
+        let login = v1::Login {
+            account: self.address.account.to_string(),
+            auth_secret: auth_secret.to_owned(),
+            fetch_backup_only: true,
+            ..v1::Login::default()
+        };
+        self.session(client_frame::Body::Login(login)).await
+    }
+
+    /// Replaces the password.
+    pub(super) async fn change_password(mut self, change: v1::ChangePassword) -> Result<(), ApiError> {
+        self.done(client_frame::Body::ChangePassword(change)).await
+    }
+
+    /// Replaces the identity.
+    pub(super) async fn rotate(mut self, rotation: v1::RotateIdentity) -> Result<(), ApiError> {
+        self.done(client_frame::Body::RotateIdentity(rotation)).await
+    }
+
+    async fn done(&mut self, body: client_frame::Body) -> Result<(), ApiError> {
+        match self.call(body).await? {
+            server_frame::Body::Done(_) => {
+                self.connection.writer.close().await;
+                Ok(())
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Says good-bye.
+    pub(super) async fn close(mut self) {
+        self.connection.writer.close().await;
+    }
+
     /// Makes the device; gives the session's token.
     pub(super) async fn login(mut self, login: v1::Login, identity: &Identity) -> Result<Token, ApiError> {
         let device = login.device.clone().unwrap_or_default().device;

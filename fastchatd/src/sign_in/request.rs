@@ -4,7 +4,7 @@
 //! wiped when it goes.
 
 use fastchat_ipc::{ApiError, ErrorCode, SignIn};
-use fastchat_wire::Address;
+use fastchat_wire::{Address, ServerAddress};
 
 use super::{Trust, Zeroizing};
 
@@ -31,22 +31,14 @@ impl Request {
     /// Checks what both ways of signing in need.
     pub(super) fn check(asked: &SignIn) -> Result<Self, ApiError> {
         let address = address(&asked.address)?;
-        if asked.password.is_empty() {
-            return Err(bad("the password is empty"));
-        }
-        if asked.password.len() > LONGEST {
-            return Err(bad(format!("the password is longer than {LONGEST} bytes")));
-        }
+        let password = password(&asked.password)?;
         if asked.invite.len() > INVITE {
             return Err(bad(format!("the invitation is longer than {INVITE} bytes")).hint("paste the token alone"));
         }
-        let trust = match asked.pin.as_str() {
-            "" => Trust::FirstContact { accept: asked.accept_new },
-            pin => Trust::Pinned(pin.parse().map_err(|error| bad(format!("the pin cannot be used: {error}")))?),
-        };
+        let trust = trust(&asked.pin, asked.accept_new)?;
         Ok(Self {
             address,
-            password: Zeroizing::new(asked.password.clone()),
+            password,
             trust,
             invite: asked.invite.clone(),
             device_name: device_name(&asked.device_name)?,
@@ -55,11 +47,42 @@ impl Request {
 
     /// Checks what a new account needs on top.
     pub(super) fn for_new_account(self) -> Result<Self, ApiError> {
-        if self.password.chars().count() < SHORTEST {
-            return Err(bad(format!("the password has fewer than {SHORTEST} characters"))
-                .hint("it protects your identity's backup on the server: take a long one"));
-        }
+        long_enough(&self.password)?;
         Ok(self)
+    }
+}
+
+/// A password that may be the account's.
+pub(super) fn password(text: &str) -> Result<Zeroizing<String>, ApiError> {
+    if text.is_empty() {
+        return Err(bad("the password is empty"));
+    }
+    if text.len() > LONGEST {
+        return Err(bad(format!("the password is longer than {LONGEST} bytes")));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// A password that an account is to have from now on.
+pub(super) fn new_password(text: &str) -> Result<Zeroizing<String>, ApiError> {
+    let password = password(text)?;
+    long_enough(&password)?;
+    Ok(password)
+}
+
+fn long_enough(password: &str) -> Result<(), ApiError> {
+    if password.chars().count() >= SHORTEST {
+        return Ok(());
+    }
+    Err(bad(format!("the password has fewer than {SHORTEST} characters"))
+        .hint("it protects your identity's backup on the server: take a long one"))
+}
+
+/// What the caller trusts a server by, on first contact.
+pub(super) fn trust(pin: &str, accept_new: bool) -> Result<Trust, ApiError> {
+    match pin {
+        "" => Ok(Trust::FirstContact { accept: accept_new }),
+        pin => Ok(Trust::Pinned(pin.parse().map_err(|error| bad(format!("the pin cannot be used: {error}")))?)),
     }
 }
 
@@ -70,7 +93,16 @@ pub(super) fn address(text: &str) -> Result<Address, ApiError> {
     })
 }
 
-fn device_name(asked: &str) -> Result<String, ApiError> {
+/// Reads a server's address.
+pub(super) fn server(text: &str) -> Result<ServerAddress, ApiError> {
+    text.parse().map_err(|error| {
+        bad(format!("`{}` is not a server's address: {error}", text.escape_debug()))
+            .hint("write HOST or HOST:PORT, for example chat.example.org")
+    })
+}
+
+/// What the device is to be called; the host's name when nothing was said.
+pub(super) fn device_name(asked: &str) -> Result<String, ApiError> {
     if asked.is_empty() {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let name: String = host.trim().chars().filter(|c| !c.is_control()).collect();

@@ -19,8 +19,8 @@ use zbus::{
 };
 
 use crate::{
-    bus_parity::{Served, serve},
-    engine::{ACCOUNT, Engine, SOON, account, chat, contact, message_received},
+    bus_parity::{Served, group_chat, serve, serve_group},
+    engine::{ACCOUNT, Engine, SOON, account, chat, contact, group, message_received},
     private_bus::PrivateBus,
 };
 
@@ -102,10 +102,11 @@ async fn every_property_that_can_be_read_can_be_announced() {
     let mut announced = signals(&served, "org.freedesktop.DBus.Properties").await;
     let (mut other_chat, mut other_contact, mut other_account) = (chat("c1", 8), contact("bob"), account());
     for (field, value) in
-        [("title", json!("B")), ("muted", json!(true)), ("request", json!(true)), ("held", json!(true))]
+        [("title", "B".into()), ("muted", true.into()), ("request", true.into()), ("held", true.into())]
     {
         other_chat[field] = value;
     }
+    other_chat["verified"] = json!(true);
     for (field, value) in [
         ("alias", json!("B")),
         ("state", json!("blocked")),
@@ -148,6 +149,85 @@ async fn every_property_that_can_be_read_can_be_announced() {
         seen.values_mut().for_each(|names| names.sort());
         assert_eq!(seen[&path], expected, "{interface}");
     }
+}
+
+#[tokio::test]
+async fn a_group_is_an_interface_on_its_chat_and_every_property_of_it_can_be_announced() {
+    let served = serve_group().await;
+    let path = conversation_path(ACCOUNT, "c2");
+    let before = properties(&served, &path, "Group").await;
+    assert_eq!(Vec::<String>::try_from(before["Members"].clone()).unwrap(), ["alice", "bob"]);
+    assert_eq!(Vec::<String>::try_from(before["Admins"].clone()).unwrap(), ["alice"]);
+    assert_eq!(before["Epoch"], OwnedValue::from(3_u64));
+    let mut announced = signals(&served, "org.freedesktop.DBus.Properties").await;
+    let mut of_account = signals(&served, "org.fastchat.FastChat1.Account").await;
+    let mut other = group("c2", "lab");
+    for (field, value) in [
+        ("topic", json!("t")),
+        ("members", json!([])),
+        ("admin", json!(false)),
+        ("state", json!("left")),
+        ("epoch", json!(4)),
+        ("authenticator", json!("cd")),
+        ("pending", json!(["leaving"])),
+        ("created_at_ms", json!(2)),
+    ] {
+        other[field] = value;
+    }
+    served.engine.answer("group.list", Ok(json!({"groups": [other]})));
+    let cursor = served.engine.happen(EventKind::GroupChanged { group: "g-c2".into(), chat: "c2".into() });
+    let signal = soon(of_account.next()).await.unwrap().unwrap();
+    assert_eq!(signal.header().member().unwrap().as_str(), "GroupChanged");
+    let (at, conversation): (String, OwnedObjectPath) = signal.body().deserialize().unwrap();
+    assert_eq!((at, conversation.as_str()), (cursor, path.as_str()));
+    let (of, now) = changed(&soon(announced.next()).await.unwrap().unwrap());
+    let (mut names, mut expected): (Vec<String>, Vec<String>) =
+        (now.into_keys().collect(), before.into_keys().filter(|name| name != "Id").collect());
+    names.sort();
+    expected.sort();
+    assert_eq!((of, names), (path, expected));
+}
+
+#[tokio::test]
+async fn a_group_comes_before_the_signal_that_names_it_and_goes_with_its_account() {
+    let served = serve().await;
+    let objects = objects(&served).await;
+    let mut of_account = signals(&served, "org.fastchat.FastChat1.Account").await;
+    served.engine.answer("chats", Ok(json!({"chats": [chat("c1", 1), group_chat("c2")]})));
+    served.engine.answer("group.list", Ok(json!({"groups": [group("c2", "ops")]})));
+    served.engine.happen(EventKind::GroupChanged { group: "g-c2".into(), chat: "c2".into() });
+    soon(of_account.next()).await.unwrap().unwrap();
+    let path = conversation_path(ACCOUNT, "c2");
+    assert_eq!(String::try_from(properties(&served, &path, "Group").await["Name"].clone()).unwrap(), "ops");
+    let mut removed = objects.receive_interfaces_removed().await.unwrap();
+    let status = json!({
+        "version": "9.9.9", "pid": 1, "uptime_ms": 1, "locked": false, "key_store": "file", "bus": true, "cursor": "0",
+        "accounts": [],
+    });
+    served.engine.answer("daemon.status", Ok(status));
+    served.engine.happen(EventKind::AccountChanged {});
+    for _ in 0..5 {
+        soon(removed.next()).await.unwrap();
+    }
+    assert!(managed(&objects).await.is_empty());
+}
+
+#[tokio::test]
+async fn signals_of_devices_carry_ids_and_no_name() {
+    let served = serve().await;
+    let mut all = signals(&served, "org.fastchat.FastChat1.Daemon").await;
+    let mut of_account = signals(&served, "org.fastchat.FastChat1.Account").await;
+    served.engine.happen(EventKind::NewDevice { device: "d2".into(), name: "the secret text".into() });
+    let event = soon(all.next()).await.unwrap().unwrap();
+    let (_, _, kind, ids): (String, String, String, HashMap<String, OwnedValue>) = event.body().deserialize().unwrap();
+    assert_eq!((kind.as_str(), ids.len(), ids.contains_key("device")), ("new_device", 1, true));
+    let signal = soon(of_account.next()).await.unwrap().unwrap();
+    let (_, device): (String, String) = signal.body().deserialize().unwrap();
+    assert_eq!((signal.header().member().unwrap().as_str(), device.as_str()), ("NewDevice", "d2"));
+    assert!(!event.data().bytes().windows(6).any(|window| window == b"secret"), "the name is in the signal");
+    served.engine.happen(EventKind::DevicesChanged {});
+    let signal = soon(of_account.next()).await.unwrap().unwrap();
+    assert_eq!(signal.header().member().unwrap().as_str(), "DevicesChanged");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use zbus::{
 };
 
 use crate::{
-    engine::{ACCOUNT, Engine},
+    engine::{ACCOUNT, Engine, chat, group},
     private_bus::PrivateBus,
 };
 
@@ -30,7 +30,26 @@ pub(crate) struct Served {
 }
 
 pub(crate) async fn serve() -> Served {
-    let (bus, mut engine, stop) = (PrivateBus::start(), Engine::start(), CancellationToken::new());
+    serve_engine(Engine::start()).await
+}
+
+/// With a group beside the direct chat.
+pub(crate) async fn serve_group() -> Served {
+    let engine = Engine::start();
+    engine.answer("chats", Ok(json!({"chats": [chat("c1", 1), group_chat("c2")]})));
+    engine.answer("group.list", Ok(json!({"groups": [group("c2", "ops")]})));
+    serve_engine(engine).await
+}
+
+pub(crate) fn group_chat(id: &str) -> Json {
+    let mut chat = chat(id, 0);
+    (chat["kind"], chat["group"], chat["title"], chat["contact"]) =
+        (json!("group"), json!("active"), json!("ops"), json!(""));
+    chat
+}
+
+async fn serve_engine(mut engine: Engine) -> Served {
+    let (bus, stop) = (PrivateBus::start(), CancellationToken::new());
     tokio::spawn(bus::run(engine.api.clone(), bus.address(), stop.clone()));
     engine.found(|found| found.bus).await;
     let client = bus.connect().await;
@@ -42,6 +61,7 @@ fn path_of(interface: &str) -> String {
     match interface {
         "Account" => account_path(ACCOUNT),
         "Conversation" => conversation_path(ACCOUNT, "c1"),
+        "Group" => conversation_path(ACCOUNT, "c2"),
         "Contact" => contact_path(ACCOUNT, "bob"),
         _ => ROOT_PATH.to_owned(),
     }
@@ -82,9 +102,9 @@ async fn introspect(client: &Connection, path: &str) -> BTreeMap<String, Vec<Str
 
 #[tokio::test]
 async fn every_method_is_on_the_bus_and_nothing_else_is() {
-    let served = serve().await;
+    let served = serve_group().await;
     let mut found = BTreeMap::new();
-    for interface in ["Daemon", "Account", "Conversation", "Contact"] {
+    for interface in ["Daemon", "Account", "Conversation", "Group", "Contact"] {
         found.extend(introspect(&served.client, &path_of(interface)).await);
     }
     let names: BTreeSet<&str> = found.keys().map(String::as_str).collect();
@@ -115,6 +135,36 @@ fn sample(dbus: &str) -> Sample {
             json!({"address": "bob@h:1", "password": "secret"}),
             json!({"accept_new": true, "pin": "sha256:00", "key_store": "file"}),
         ),
+        "Daemon.BeginLink" => (
+            vec![s("h:1")],
+            json!({"address": "h:1"}),
+            json!({"device_name": "tablet", "pin": "sha256:00", "accept_new": true, "key_store": "file", "passphrase": "p"}),
+        ),
+        "Daemon.AwaitLink" => (vec![s("l1")], json!({"link": "l1"}), json!({"timeout_ms": 9})),
+        "Daemon.FinishLink" | "Account.ConfirmDeviceLink" => {
+            (vec![s("l1"), Value::from(true)], json!({"link": "l1", "accept": true}), json!({}))
+        }
+        "Daemon.VerifyBackup" | "Account.CreateBackup" | "Account.RestoreBackup" => {
+            (vec![s("/x/b"), s("secret")], json!({"path": "/x/b", "passphrase": "secret"}), json!({}))
+        }
+        "Account.ChangePassword" => {
+            (vec![s("a"), s("b")], json!({"old": "a", "new": "b"}), json!({"end_other_devices": true}))
+        }
+        "Account.RenameDevice" => (vec![s("d1"), s("x")], json!({"device": "d1", "name": "x"}), json!({})),
+        "Account.RevokeDevice" => (vec![s("d1")], json!({"device": "d1"}), json!({})),
+        "Account.LinkDevice" => (vec![s("code")], json!({"code": "code"}), json!({})),
+        "Account.RotateKey" => (vec![s("secret")], json!({"password": "secret"}), json!({})),
+        "Account.CreateGroup" => (
+            vec![s("ops"), Value::from(vec!["bob", "eve"])],
+            json!({"name": "ops", "members": ["bob", "eve"]}),
+            json!({"topic": "t"}),
+        ),
+        "Group.Rename" => (vec![s("lab")], json!({"name": "lab"}), json!({})),
+        "Group.SetTopic" => (vec![s("t")], json!({"topic": "t"}), json!({})),
+        "Group.Add" | "Group.Remove" | "Group.Promote" | "Group.Demote" => {
+            (vec![Value::from(vec!["bob", "eve"])], json!({"members": ["bob", "eve"]}), json!({}))
+        }
+        "Contact.TrustKey" => (vec![], json!({}), json!({"safety_number": "12345"})),
         "Daemon.Subscribe" => (vec![], json!({}), json!({"since": "0"})),
         "Daemon.ReadEvents" => (vec![], json!({}), json!({"since": "7", "limit": 3, "wait_ms": 4})),
         "Account.Logout" => (vec![], json!({}), json!({"force": true})),
@@ -137,6 +187,7 @@ fn sample(dbus: &str) -> Sample {
     let mut params = match dbus.split('.').next() {
         Some("Account") => json!({"account": ACCOUNT}),
         Some("Conversation") => json!({"account": ACCOUNT, "chat": "c1"}),
+        Some("Group") => json!({"account": ACCOUNT, "group": "g-c2"}),
         Some("Contact") => json!({"account": ACCOUNT, "contact": "bob"}),
         _ => json!({}),
     };
@@ -176,7 +227,7 @@ pub(crate) async fn call(
 
 #[tokio::test]
 async fn a_call_on_the_bus_is_the_same_request_as_on_the_socket() {
-    let mut served = serve().await;
+    let mut served = serve_group().await;
     for method in METHODS {
         let sample = sample(method.dbus);
         while served.engine.asked.try_recv().is_ok() {}

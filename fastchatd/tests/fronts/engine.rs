@@ -45,6 +45,19 @@ pub(crate) fn chat(id: &str, unread: u64) -> Value {
     })
 }
 
+pub(crate) fn group(chat: &str, name: &str) -> Value {
+    let member = |name, admin| {
+        json!({
+            "name": name, "admin": admin, "devices": 1, "verified": false, "key_changed": false, "leaving": false,
+        })
+    };
+    json!({
+        "id": format!("g-{chat}"), "account": ACCOUNT, "name": name, "topic": "", "chat": chat,
+        "members": [member("alice", true), member("bob", false)], "admin": true, "state": "active", "epoch": 3,
+        "authenticator": "ab", "pending": [], "unread": 0, "created_at_ms": 1,
+    })
+}
+
 pub(crate) fn contact(name: &str) -> Value {
     json!({
         "name": name, "alias": "", "state": "accepted", "chat": "c1", "fingerprint": "cd", "verified": false,
@@ -63,6 +76,7 @@ fn first_answers() -> Answers {
     let answers = [
         ("chats", json!({"chats": [chat("c1", 1)]})),
         ("contact.list", json!({"contacts": [contact("bob")]})),
+        ("group.list", json!({"groups": []})),
         ("unread", json!({"direct": 1, "group": 0, "requests": 0})),
         ("mark_read", json!({"direct": 0, "group": 0, "requests": 0})),
         ("account.list", json!({"accounts": [account()]})),

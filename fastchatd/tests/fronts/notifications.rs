@@ -154,7 +154,7 @@ async fn start(capabilities: &'static [&'static str], reply_command: Option<Vec<
 
 fn notice(chat: &str, text: &str, unread: u64) -> Notice {
     let (sender, text) = (Some("Bob".to_owned()), Some(text.to_owned()));
-    Notice { account: ACCOUNT.into(), chat: chat.into(), sender, text, unread, request: false }
+    Notice { account: ACCOUNT.into(), chat: chat.into(), sender, group: None, text, unread, request: false }
 }
 
 impl Desk {
@@ -301,6 +301,36 @@ async fn a_request_shows_no_text_and_offers_no_reply() {
     let shown = desk.show(Notice { request: true, text: Some("spam".into()), ..notice("c1", "", 1) }).await;
     assert_eq!((shown.summary.as_str(), shown.body.as_str()), ("Message request", "Bob wants to write to you."));
     assert_eq!(shown.actions, ["mark-read", "Mark as read"]);
+}
+
+#[tokio::test]
+async fn in_a_group_sender_and_group_are_named_and_a_reply_goes_to_the_group() {
+    let mut desk = start(KDE, None).await;
+    let in_ops = |text| Notice { group: Some("ops".into()), ..notice("c2", text, 1) };
+    let first = desk.show(in_ops("one")).await;
+    assert_eq!((first.summary.as_str(), first.body.as_str()), ("Bob in ops", "one"));
+    assert_eq!(String::try_from(first.hints["x-kde-reply-placeholder-text"].clone()).unwrap(), "Reply to ops");
+    let second = desk.show(Notice { sender: Some("Carol".into()), unread: 2, ..in_ops("two") }).await;
+    assert_eq!((second.summary.as_str(), second.body.as_str()), ("Group ops (2)", "Bob: one\nCarol: two"));
+    FakeService::notification_replied(&desk.service.emitter(), second.id, "three").await.unwrap();
+    let Request::SendMessage(sent) = desk.engine.expect("send").await else { panic!("another request") };
+    assert_eq!((sent.to, sent.text.as_str()), (vec!["c2".to_owned()], "three"));
+}
+
+#[tokio::test]
+async fn a_new_device_is_told_until_somebody_dismisses_it_and_survives_a_missing_service() {
+    let mut desk = start(KDE, None).await;
+    let alert = |name: &str| Alert::NewDevice { account: ACCOUNT.into(), device_name: name.into() };
+    desk.alerts.send(alert("phone <b>")).await.unwrap();
+    let shown = desk.service.shown().await;
+    assert_eq!(shown.summary, format!("New device on {ACCOUNT}"));
+    assert!(shown.body.starts_with("“phone &lt;b&gt;” reads and writes"), "{}", shown.body);
+    assert_eq!(u8::try_from(shown.hints["urgency"].clone()).unwrap(), 2);
+    desk.service.connection.clone().close().await.unwrap();
+    desk.engine.found(|found| found.notify_backend == "none").await;
+    desk.alerts.send(alert("tablet")).await.unwrap();
+    desk.service = Service::start(&desk.bus, KDE).await;
+    assert!(desk.service.shown().await.body.starts_with("“tablet”"));
 }
 
 #[tokio::test]

@@ -6,10 +6,10 @@ use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use fastchat_wire::{
-    Code, ConversationId, DeviceId, FRAME_LIMIT, MessageId, RESUME_CONTEXT, RESUME_EXPORTER_LABEL, decode, encode,
+    Code, FRAME_LIMIT, MessageId, RESUME_CONTEXT, RESUME_EXPORTER_LABEL, decode, encode,
     v1::{self, client_frame::Body as Ask, server_frame::Body},
 };
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use ring::signature::Ed25519KeyPair;
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -23,6 +23,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+pub(crate) use crate::mls::Device;
+use crate::mls::{Group, direct};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -66,30 +69,6 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// A device's key and the token it was given.
-pub(crate) struct Device {
-    pub(crate) id: DeviceId,
-    pub(crate) key: Ed25519KeyPair,
-    pub(crate) token: Bytes,
-}
-
-impl Device {
-    pub(crate) fn new() -> Self {
-        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
-        let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
-        Self { id: DeviceId::generate(), key, token: Bytes::new() }
-    }
-
-    pub(crate) fn wire(&self) -> v1::NewDevice {
-        v1::NewDevice {
-            device: self.id.to_wire(),
-            signature_key: Bytes::copy_from_slice(self.key.public_key().as_ref()),
-            certificate: "certificate".into(),
-            name: "test".into(),
-        }
-    }
-}
-
 /// A connection.
 pub(crate) struct Client {
     tls: TlsStream<TcpStream>,
@@ -125,19 +104,32 @@ impl Client {
 
     /// A connection with a new account, and key packages to be invited with.
     pub(crate) async fn register(address: SocketAddr, account: &str) -> (Self, Device) {
-        let mut device = Device::new();
+        let mut device = Device::new(account);
         let mut client = Self::greet(address).await;
-        let Body::Session(session) = client.ask(Ask::Register(registration(account, &device))).await else {
+        let Body::Session(session) = client.ask(Ask::Register(registration(&device))).await else {
             panic!("no Session")
         };
         device.token = session.token;
-        let packages = (0..3).map(|number| Bytes::from(format!("{account} {number}"))).collect();
-        let publish = v1::PublishKeyPackages { one_time: packages, last_resort: "last".into() };
-        let Body::KeyPackageCount(count) = client.ask(Ask::PublishKeyPackages(publish)).await else {
-            panic!("no count")
-        };
-        assert_eq!(count.one_time, 3);
+        client.publish(account).await;
         (client, device)
+    }
+
+    /// A connection with a further device of an account.
+    pub(crate) async fn log_in(address: SocketAddr, account: &str) -> (Self, Device) {
+        let mut device = Device::new(account);
+        let mut client = Self::greet(address).await;
+        let Body::Session(session) = client.ask(Ask::Login(login("0a", &device))).await else { panic!("no Session") };
+        device.token = session.token;
+        client.publish(account).await;
+        (client, device)
+    }
+
+    /// Three key packages that nobody can use, and a last one.
+    async fn publish(&mut self, account: &str) {
+        let one_time = (0..3).map(|number| Bytes::from(format!("{account} {number}"))).collect();
+        let publish = v1::PublishKeyPackages { one_time, last_resort: "last".into() };
+        let Body::KeyPackageCount(count) = self.ask(Ask::PublishKeyPackages(publish)).await else { panic!("no count") };
+        assert_eq!(count.one_time, 3);
     }
 
     /// A connection that takes a session up again.
@@ -203,6 +195,11 @@ impl Client {
         }
     }
 
+    /// Whether nothing that was read is left over.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.unasked.is_empty()
+    }
+
     /// The next thing that the server says on its own.
     pub(crate) async fn hear(&mut self) -> Body {
         if let Some(body) = self.unasked.pop_front() {
@@ -252,6 +249,13 @@ impl Client {
         assert!(matches!(self.ask(Ask::Ping(v1::Ping {})).await, Body::Pong(_)));
     }
 
+    /// A round trip while the answer to an earlier request is still awaited.
+    pub(crate) async fn ping_beside(&mut self, waiting: u64) {
+        let request = self.send(Ask::Ping(v1::Ping {})).await;
+        let frame = self.read().await.expect("the server ended the connection");
+        assert!(frame.request == request && request != waiting, "{frame:?}");
+    }
+
     pub(crate) async fn claim(&mut self, account: &str) -> Vec<v1::KeyPackage> {
         match self.ask(Ask::ClaimKeyPackages(v1::ClaimKeyPackages { account: account.into() })).await {
             Body::KeyPackages(packages) => packages.packages,
@@ -259,26 +263,39 @@ impl Client {
         }
     }
 
-    /// Makes a direct conversation, with an id of its own.
-    pub(crate) async fn create(&mut self, peer: &str, peer_device: DeviceId, replaces: Bytes) -> Body {
-        self.ask(Ask::CreateDirect(direct(peer, peer_device, replaces))).await
+    /// Makes a direct conversation with `others`, the first of whom is the peer.
+    pub(crate) async fn create(&mut self, own: &Device, others: &[&Device], replaces: Bytes) -> Body {
+        self.ask(Ask::CreateDirect(direct(own, others, replaces))).await
+    }
+
+    /// Makes a group.
+    pub(crate) async fn create_group(&mut self, own: &Device, name: &str) -> Group {
+        let (group, create) = Group::create(own, name);
+        assert!(matches!(self.ask(Ask::CreateGroup(create)).await, Body::Done(_)));
+        group
+    }
+
+    /// Sends a handshake that is taken; answers its seq.
+    pub(crate) async fn commit(&mut self, handshake: v1::Handshake) -> u64 {
+        match self.ask(Ask::Handshake(handshake)).await {
+            Body::Accepted(accepted) => accepted.seqs[0],
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    /// The next Joining. Skips what is not about it.
+    pub(crate) async fn joining(&mut self) -> v1::Joining {
+        loop {
+            if let Body::Joining(joining) = self.hear().await {
+                return joining;
+            }
+        }
     }
 }
 
-pub(crate) fn direct(peer: &str, peer_device: DeviceId, replaces: Bytes) -> v1::CreateDirect {
-    let welcome = v1::Welcome { device: peer_device.to_wire(), welcome: "welcome".into(), join_key: "key".into() };
-    v1::CreateDirect {
-        conversation: ConversationId::generate().to_wire(),
-        peer: peer.into(),
-        epoch: 1,
-        welcomes: vec![welcome],
-        replaces,
-    }
-}
-
-pub(crate) fn registration(account: &str, device: &Device) -> v1::Register {
+pub(crate) fn registration(device: &Device) -> v1::Register {
     v1::Register {
-        account: account.into(),
+        account: device.account.clone(),
         kdf: Some(v1::PasswordKdf {
             salt: Bytes::from_static(&[5; 16]),
             memory_kib: 65_536,
@@ -286,17 +303,18 @@ pub(crate) fn registration(account: &str, device: &Device) -> v1::Register {
             parallelism: 1,
         }),
         auth_secret: "0a".repeat(32),
-        identity_key: format!("identity of {account}").into(),
-        identity_backup: format!("backup of {account}").into(),
+        identity_key: device.identity(),
+        identity_backup: format!("backup of {}", device.account).into(),
         device: Some(device.wire()),
         invite: String::new(),
     }
 }
 
-pub(crate) fn login(account: &str, secret: &str, device: &Device) -> v1::Login {
+/// With a secret of two digits, repeated.
+pub(crate) fn login(secret: &str, device: &Device) -> v1::Login {
     v1::Login {
-        account: account.into(),
-        auth_secret: secret.into(),
+        account: device.account.clone(),
+        auth_secret: secret.repeat(32),
         device: Some(device.wire()),
         ..v1::Login::default()
     }

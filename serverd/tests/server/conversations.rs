@@ -8,7 +8,8 @@ use fastchat_wire::{
 use rustix::process::Signal;
 
 use crate::{
-    client::{Client, Device, direct, entry, login, submit},
+    client::{Client, Device, entry, submit},
+    mls::direct,
     server::Server,
 };
 
@@ -25,7 +26,9 @@ pub(crate) async fn pair(server: &Server) -> Pair {
     let (mut alice, alice_device) = Client::register(server.address, "alice").await;
     let (mut bob, bob_device) = Client::register(server.address, "bob").await;
     assert_eq!(alice.claim("bob").await.len(), 1);
-    let Body::Direct(made) = alice.create("bob", bob_device.id, Bytes::new()).await else { panic!("not made") };
+    let Body::Direct(made) = alice.create(&alice_device, &[&bob_device], Bytes::new()).await else {
+        panic!("not made")
+    };
     assert!(made.created && made.member);
     let Body::Joining(joining) = bob.hear().await else { panic!("no Joining") };
     assert_eq!((joining.creator.as_str(), joining.start_seq), ("alice", 0));
@@ -64,7 +67,9 @@ async fn who_was_away_gets_joining_and_entries_on_return_once() {
     let (mut alice, alice_device) = Client::register(server.address, "alice").await;
     let (bob, bob_device) = Client::register(server.address, "bob").await;
     drop(bob);
-    let Body::Direct(made) = alice.create("bob", bob_device.id, Bytes::new()).await else { panic!("not made") };
+    let Body::Direct(made) = alice.create(&alice_device, &[&bob_device], Bytes::new()).await else {
+        panic!("not made")
+    };
     for number in 1..=5 {
         let seqs = seqs(alice.ask(submit(&made.conversation, vec![entry(&number.to_string())])).await);
         assert_eq!(seqs, [number]);
@@ -97,9 +102,10 @@ async fn two_who_start_at_once_end_up_in_the_same_conversation() {
     let server = Server::start().await;
     let (mut alice, alice_device) = Client::register(server.address, "alice").await;
     let (mut bob, bob_device) = Client::register(server.address, "bob").await;
+    let (to_bob, to_alice) = ([&bob_device], [&alice_device]);
     let (one, two) = tokio::join!(
-        alice.create("bob", bob_device.id, Bytes::new()),
-        bob.create("alice", alice_device.id, Bytes::new())
+        alice.create(&alice_device, &to_bob, Bytes::new()),
+        bob.create(&bob_device, &to_alice, Bytes::new())
     );
     let (Body::Direct(one), Body::Direct(two)) = (one, two) else { panic!("not made") };
     assert_eq!(one.conversation, two.conversation);
@@ -136,7 +142,7 @@ async fn a_submit_is_all_or_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_and_the_blocked_cannot_append() {
     let server = Server::start().await;
-    let Pair { mut alice, mut bob, conversation, .. } = pair(&server).await;
+    let Pair { mut alice, mut bob, conversation, bob_device, .. } = pair(&server).await;
     let (mut carol, carol_device) = Client::register(server.address, "carol").await;
     assert_eq!(carol.refused(submit(&conversation, vec![entry("x")])).await.code(), Code::NotAMember);
     for (account, blocked) in [("alice", true), ("carol", true)] {
@@ -144,7 +150,9 @@ async fn strangers_and_the_blocked_cannot_append() {
         assert!(matches!(bob.ask(Ask::SetBlocked(block)).await, Body::Done(_)));
     }
     assert_eq!(alice.refused(submit(&conversation, vec![entry("x")])).await.code(), Code::Refused);
-    let Body::Failure(failure) = carol.create("bob", carol_device.id, Bytes::new()).await else { panic!("made") };
+    let Body::Failure(failure) = carol.create(&carol_device, &[&bob_device], Bytes::new()).await else {
+        panic!("made")
+    };
     assert_eq!(failure.code(), Code::Refused);
     let unblock = v1::SetBlocked { account: "alice".into(), blocked: false };
     assert!(matches!(bob.ask(Ask::SetBlocked(unblock)).await, Body::Done(_)));
@@ -175,58 +183,96 @@ async fn a_slow_device_gets_no_more_than_its_window() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replaced_device_closes_its_conversations_until_they_are_made_anew() {
+async fn a_new_device_closes_direct_conversations_until_they_are_made_anew() {
     let server = Server::start().await;
-    let Pair { mut alice, mut bob, conversation, .. } = pair(&server).await;
-    let new = Device::new();
-    let mut again = Client::greet(server.address).await;
-    let session = again.ask(Ask::Login(login("bob", &"0a".repeat(32), &new))).await;
-    assert!(matches!(session, Body::Session(_)));
-    assert_eq!(bob.ends_with().await, Some(Code::Unauthenticated));
-    let Body::Closed(closed) = alice.hear().await else { panic!("no Closed") };
-    assert_eq!((&closed.conversation, closed.by.len()), (&conversation, 0));
+    let Pair { mut alice, mut bob, conversation, alice_device, bob_device } = pair(&server).await;
+    let (mut second, second_device) = Client::log_in(server.address, "bob").await;
+    for client in [&mut alice, &mut bob] {
+        let Body::Closed(closed) = client.hear().await else { panic!("no Closed") };
+        assert_eq!((&closed.conversation, closed.by.len()), (&conversation, 0));
+    }
+    assert!(matches!(bob.hear().await, Body::DevicesChanged(_)));
     let failure = alice.refused(submit(&conversation, vec![entry("lost?")])).await;
     assert_eq!((failure.code(), failure.conversation.len()), (Code::ClosedConversation, 0));
-    let Body::Direct(there) = alice.create("bob", new.id, Bytes::new()).await else { panic!("refused") };
+    let all = [&bob_device, &second_device];
+    let Body::Direct(there) = alice.create(&alice_device, &all, Bytes::new()).await else { panic!("refused") };
     assert!(!there.created && !there.member && there.conversation == conversation);
-    let Body::Direct(made) = alice.create("bob", new.id, conversation.clone()).await else { panic!("refused") };
+    let fewer = alice.create(&alice_device, &all[..1], conversation.clone()).await;
+    assert!(matches!(fewer, Body::Failure(failure) if failure.code() == Code::NoKeyPackages));
+    let Body::Direct(made) = alice.create(&alice_device, &all, conversation.clone()).await else { panic!("refused") };
     assert!(made.created && made.member);
-    let Body::Joining(joining) = again.hear().await else { panic!("no Joining") };
-    assert_eq!((joining.conversation, joining.replaces), (made.conversation.clone(), conversation.clone()));
+    for (client, device) in [(&mut bob, &bob_device), (&mut second, &second_device)] {
+        let joining = client.joining().await;
+        assert_eq!((&joining.conversation, &joining.replaces), (&made.conversation, &conversation));
+        let group = crate::mls::Group::join(device, &joining);
+        assert_eq!(group.epoch(), 1, "the Welcome opens with the tree beside it");
+        client.ack(&joining.conversation, 0).await;
+    }
     let Body::Closed(closed) = alice.hear().await else { panic!("no Closed") };
     assert_eq!(closed.by, made.conversation);
     let failure = alice.refused(submit(&conversation, vec![entry("late")])).await;
     assert_eq!((failure.code(), failure.conversation), (Code::ClosedConversation, made.conversation.clone()));
     assert_eq!(seqs(alice.ask(submit(&made.conversation, vec![entry("found")])).await), [1]);
-    assert_eq!(again.entries().await[0].payload, "found");
+    assert_eq!(bob.entries().await[0].payload, "found");
+    assert_eq!(second.entries().await[0].payload, "found");
+    // The furthest of bob's devices is told, and once.
+    let Body::Deliver(_) = alice.hear().await else { panic!("no own entry") };
+    let Body::Delivered(delivered) = alice.hear().await else { panic!("no Delivered") };
+    assert_eq!((delivered.account.as_str(), delivered.seq), ("bob", 1));
+    alice.ping().await;
+    assert!(alice.is_quiet());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_devices_have_a_conversation_with_each_other() {
+    let server = Server::start().await;
+    let (mut one, one_device) = Client::register(server.address, "alice").await;
+    let (mut two, two_device) = Client::log_in(server.address, "alice").await;
+    let Body::Direct(made) = one.create(&one_device, &[&two_device], Bytes::new()).await else { panic!("refused") };
+    assert!(made.created);
+    let joining = two.joining().await;
+    assert_eq!(joining.creator, "alice");
+    two.ack(&joining.conversation, 0).await;
+    assert_eq!(seqs(one.ask(submit(&made.conversation, vec![entry("read up to")])).await), [1]);
+    assert_eq!(two.entries().await[0].payload, "read up to");
+    let mut again = Vec::new();
+    for _ in 0..2 {
+        again.extend(one.claim("alice").await.into_iter().map(|package| package.device));
+    }
+    assert_eq!(again, [two_device.id.to_wire(), two_device.id.to_wire()], "one's other devices alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_create_again_is_the_same_conversation() {
     let server = Server::start().await;
-    let (mut alice, _) = Client::register(server.address, "alice").await;
+    let (mut alice, alice_device) = Client::register(server.address, "alice").await;
     let (_bob, bob_device) = Client::register(server.address, "bob").await;
-    let create = direct("bob", bob_device.id, Bytes::new());
+    let create = direct(&alice_device, &[&bob_device], Bytes::new());
     let first = alice.ask(Ask::CreateDirect(create.clone())).await;
     assert_eq!(first, alice.ask(Ask::CreateDirect(create)).await);
-    let Body::Failure(failure) = alice.create("nobody", bob_device.id, Bytes::new()).await else { panic!("made") };
+    let nobody = Device::new("nobody");
+    let Body::Failure(failure) = alice.create(&alice_device, &[&nobody], Bytes::new()).await else { panic!("made") };
     assert_eq!(failure.code(), Code::NotFound);
     let (_carol, carol_device) = Client::register(server.address, "carol").await;
-    let Body::Failure(failure) = alice.create("carol", bob_device.id, Bytes::new()).await else { panic!("made") };
+    let mut other = direct(&alice_device, &[&bob_device], Bytes::new());
+    other.peer = "carol".into();
+    let failure = alice.refused(Ask::CreateDirect(other)).await;
     assert_eq!(failure.code(), Code::NoKeyPackages);
-    assert!(matches!(alice.create("carol", carol_device.id, Bytes::new()).await, Body::Direct(_)));
+    let made = alice.create(&alice_device, &[&carol_device], Bytes::new()).await;
+    assert!(matches!(made, Body::Direct(_)), "{made:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn key_packages_are_handed_out_once_and_the_last_resort_for_ever() {
     let server = Server::start().await;
-    let (mut alice, _) = Client::register(server.address, "alice").await;
-    let (_bob, _) = Client::register(server.address, "bob").await;
+    let Pair { mut alice, mut bob, .. } = pair(&server).await;
     let mut claimed = Vec::new();
     for _ in 0..5 {
         claimed.extend(alice.claim("bob").await.into_iter().map(|package| package.key_package));
     }
+    // The pair has claimed one already, as strangers: they got the last one.
     assert_eq!(claimed, ["bob 0", "bob 1", "bob 2", "last", "last"]);
+    bob.ping().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

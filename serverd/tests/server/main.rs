@@ -6,8 +6,13 @@
 
 mod client;
 mod conversations;
+mod devices;
 mod durability;
 mod greeting;
+mod groups;
 mod hostile;
+mod hostile_members;
+mod links;
+mod mls;
 mod server;
 mod service;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use fastchat_mls::PublicConversation;
 use fastchat_wire::{
     FRAME_LIMIT,
     v1::{self, ServerFrame, client_frame::Body as Ask, server_frame::Body},
@@ -28,6 +29,7 @@ struct Conversation {
     creator: String,
     peer: String,
     welcome: v1::Welcome,
+    ratchet_tree: Bytes,
     is_joined: bool,
     entries: Vec<v1::Entry>,
     cursors: BTreeMap<String, u64>,
@@ -180,6 +182,7 @@ impl Books {
             creator: name.to_owned(),
             peer: ask.peer.clone(),
             welcome: ask.welcomes.into_iter().next().unwrap_or_default(),
+            ratchet_tree: ratchet_tree(&ask.conversation, &ask.group_info),
             is_joined: false,
             entries: Vec::new(),
             cursors: BTreeMap::new(),
@@ -247,6 +250,9 @@ impl Books {
             start_seq: 0,
             replaces: Bytes::new(),
             server_time_ms: 1_700_000_000_000,
+            ratchet_tree: conversation.ratchet_tree.clone(),
+            group: false,
+            peer: conversation.peer.clone(),
         });
         ServerFrame { request: 0, body: Some(body) }
     }
@@ -258,6 +264,13 @@ fn deliver(conversation: &Bytes, mut entries: Vec<v1::Entry>, to: &Bytes) -> Ser
     }
     let deliver = v1::Deliver { conversation: conversation.clone(), entries, expired_through: 0 };
     ServerFrame { request: 0, body: Some(Body::Deliver(deliver)) }
+}
+
+/// The tree of a conversation, as its maker has sent it; empty if it sent none.
+fn ratchet_tree(conversation: &[u8], group_info: &[u8]) -> Bytes {
+    let id = uuid::Uuid::from_slice(conversation).unwrap_or_default();
+    let public = PublicConversation::open(id, group_info).and_then(|public| public.ratchet_tree());
+    public.map_or_else(|_| Bytes::new(), Bytes::from)
 }
 
 fn failure(code: v1::Code) -> Body {
@@ -275,6 +288,7 @@ fn ready() -> v1::Ready {
             submit_entries: 64,
             window_entries: 256,
             ping_seconds: 120,
+            handshake_bytes: 8 << 20,
         }),
         server_time_ms: 1_700_000_000_000,
     }

@@ -2,6 +2,7 @@
 //!
 //! **Invariant**: see [`super`].
 
+use fastchat_mls::suite;
 use openmls::{
     prelude::{
         CredentialType, Extension, Extensions, GroupContext, KeyPackage, Lifetime, MlsGroup, MlsMessageOut,
@@ -12,12 +13,11 @@ use openmls::{
 use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
 
-use super::people::{ALICE, BOB, CONVERSATION, MALLORY, Map, Person, friends, id, identity_of, text};
+use super::people::{ALICE, BOB, CONVERSATION, MALLORY, Map, Person, friends, id, identity_of, text, tree_of};
 use crate::{
-    CertificateError, CreateError, Device, FriendKeyError, JoinError, KeyPackageError, PeerPackages,
-    friend_key::FriendKey,
-    key_package,
+    CertificateError, CreateError, Device, JoinError, KeyPackageError, PeerPackages, SharedKeyError, key_package,
     mls::{self, Provider, SUITE},
+    shared_key::SharedKey,
     state::{Layer, Trial},
     storage::Record,
 };
@@ -25,7 +25,7 @@ use crate::{
 fn create(alice: &mut Person, identity: &str, packages: &[(Uuid, &[u8])]) -> Result<crate::Created, CreateError> {
     let peer = PeerPackages { account: BOB, identity: identity_of(identity).public(), packages };
     let own = alice.identity;
-    alice.run(|transaction, device| transaction.create_direct(own, device, CONVERSATION, &peer))
+    alice.run(|transaction, device| transaction.create_direct(own, device, CONVERSATION, &peer, &[]))
 }
 
 fn refusal(result: Result<crate::Created, CreateError>) -> KeyPackageError {
@@ -40,8 +40,8 @@ fn hostile_welcome(
     creator: &Device,
     packages: Vec<KeyPackage>,
     group: Uuid,
-    friend_key: Option<&FriendKey>,
-) -> Vec<u8> {
+    friend_key: Option<&SharedKey>,
+) -> (Vec<u8>, Vec<u8>) {
     hostile_welcome_with(Extensions::default(), creator, packages, group, friend_key)
 }
 
@@ -50,14 +50,14 @@ fn hostile_welcome_with(
     creator: &Device,
     packages: Vec<KeyPackage>,
     group: Uuid,
-    friend_key: Option<&FriendKey>,
-) -> Vec<u8> {
+    friend_key: Option<&SharedKey>,
+) -> (Vec<u8>, Vec<u8>) {
     let (store, layer, crypto) = (Map::default(), Layer::new(), RustCrypto::default());
     let provider = Provider { crypto: &crypto, trial: Trial::new(&store, &layer) };
     let builder = MlsGroup::builder()
         .with_group_id(mls::group_id(group))
         .ciphersuite(SUITE)
-        .with_capabilities(Device::capabilities())
+        .with_capabilities(suite::capabilities())
         .with_group_context_extensions(extensions)
         .use_ratchet_tree_extension(true);
     let mut group = builder.build(&provider, creator.signer(), creator.credential()).unwrap();
@@ -69,7 +69,9 @@ fn hostile_welcome_with(
     }
     let bundle = commit.load_psks(&provider.trial).unwrap();
     let bundle = bundle.build(&crypto, &crypto, creator.signer(), |_| true).unwrap().stage_commit(&provider).unwrap();
-    bundle.into_welcome_msg().unwrap().tls_serialize_detached().unwrap()
+    let welcome = bundle.into_welcome_msg().unwrap().tls_serialize_detached().unwrap();
+    group.merge_pending_commit(&provider).unwrap();
+    (welcome, group.export_ratchet_tree().tls_serialize_detached().unwrap())
 }
 
 /// A verified key package of a person's device.
@@ -81,8 +83,15 @@ fn package_of(person: &mut Person) -> KeyPackage {
     key_package::verify(&provider, &bytes, account, device, person.identity.public()).unwrap()
 }
 
-fn key_for_bob() -> (FriendKey, Vec<u8>) {
-    FriendKey::make(identity_of(ALICE), identity_of(BOB).public(), CONVERSATION).unwrap()
+/// A friend key that somebody wraps to bob.
+fn friend_key(by: &str, conversation: Uuid) -> (SharedKey, Vec<u8>) {
+    let key = SharedKey::friend(conversation);
+    let wrapped = key.wrap(identity_of(by), identity_of(BOB).public()).unwrap();
+    (key, wrapped)
+}
+
+fn key_for_bob() -> (SharedKey, Vec<u8>) {
+    friend_key(ALICE, CONVERSATION)
 }
 
 #[test]
@@ -104,13 +113,13 @@ fn both_sides_agree_on_epoch_and_authenticator() {
 }
 
 #[test]
-fn all_devices_of_the_peer_join_by_one_welcome() {
+fn all_devices_of_the_peer_join_by_a_welcome_each() {
     let (mut alice, mut desk, mut lap) = (Person::new(ALICE), Person::new(BOB), Person::with_device(BOB, 2));
     let (one, two) = (desk.key_package(), lap.key_package());
     let created = create(&mut alice, BOB, &[(id(1), &one), (id(2), &two)]).unwrap();
-    assert_eq!(created.welcomes.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [id(1), id(2)]);
-    desk.join(CONVERSATION, ALICE, &created.welcomes[0].1, &created.friend_key).unwrap();
-    lap.join(CONVERSATION, ALICE, &created.welcomes[1].1, &created.friend_key).unwrap();
+    assert_eq!(created.welcomes.iter().map(|welcome| welcome.device).collect::<Vec<_>>(), [id(1), id(2)]);
+    desk.join(CONVERSATION, ALICE, &created).unwrap();
+    lap.join(CONVERSATION, ALICE, &created).unwrap();
     let sealed = desk.seal(id(1), "to both");
     assert_eq!(text(&alice.open(id(1), &sealed.payload).unwrap()), "to both");
     assert_eq!(lap.open(id(1), &sealed.payload).unwrap().account, BOB);
@@ -121,12 +130,12 @@ fn a_last_resort_key_package_serves_twice() {
     let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
     let package = bob.run(|transaction, device| transaction.last_resort_key_package(device)).unwrap();
     let first = create(&mut alice, BOB, &[(id(1), &package)]).unwrap();
-    bob.join(CONVERSATION, ALICE, &first.welcomes[0].1, &first.friend_key).unwrap();
+    bob.join(CONVERSATION, ALICE, &first).unwrap();
     let (mut carol, other) = (Person::new(MALLORY), id(0xC1));
     let peer = PeerPackages { account: BOB, identity: bob.identity.public(), packages: &[(id(1), &package)] };
     let own = carol.identity;
-    let second = carol.run(|transaction, device| transaction.create_direct(own, device, other, &peer)).unwrap();
-    bob.join(other, MALLORY, &second.welcomes[0].1, &second.friend_key).unwrap();
+    let second = carol.run(|transaction, device| transaction.create_direct(own, device, other, &peer, &[])).unwrap();
+    bob.join(other, MALLORY, &second).unwrap();
 }
 
 #[test]
@@ -155,7 +164,7 @@ fn a_key_package_of_another_account_or_device_is_refused() {
 fn package_with_lifetime(device: &Device, lifetime: Lifetime) -> Vec<u8> {
     let (store, layer, crypto) = (Map::default(), Layer::new(), RustCrypto::default());
     let provider = Provider { crypto: &crypto, trial: Trial::new(&store, &layer) };
-    let builder = KeyPackage::builder().leaf_node_capabilities(Device::capabilities()).key_package_lifetime(lifetime);
+    let builder = KeyPackage::builder().leaf_node_capabilities(suite::capabilities()).key_package_lifetime(lifetime);
     let bundle = builder.build(SUITE, &provider, device.signer(), device.credential()).unwrap();
     MlsMessageOut::from(bundle.into_key_package()).tls_serialize_detached().unwrap()
 }
@@ -201,7 +210,7 @@ fn a_conversation_is_neither_made_nor_joined_twice() {
     assert!(matches!(create(&mut alice, BOB, &[(id(1), &package)]), Err(CreateError::AlreadyExists)));
     let mut other = Person::with_device(ALICE, 2);
     let created = other.create(CONVERSATION, &mut bob);
-    let again = bob.join(CONVERSATION, ALICE, &created.welcomes[0].1, &created.friend_key);
+    let again = bob.join(CONVERSATION, ALICE, &created);
     assert!(matches!(again, Err(JoinError::AlreadyJoined)), "{again:?}");
 }
 
@@ -209,16 +218,16 @@ fn a_conversation_is_neither_made_nor_joined_twice() {
 fn a_friend_key_of_somebody_else_or_another_conversation_is_refused() {
     let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
     let created = alice.create(CONVERSATION, &mut bob);
-    let welcome = &created.welcomes[0].1;
-    let (mallory, bobs) = (identity_of(MALLORY), identity_of(BOB).public());
-    let (_, of_mallory) = FriendKey::make(mallory, bobs, CONVERSATION).unwrap();
-    let refused = bob.join(CONVERSATION, ALICE, welcome, &of_mallory);
-    assert!(matches!(refused, Err(JoinError::FriendKey(FriendKeyError::Signature))));
-    let (_, of_another) = FriendKey::make(alice.identity, bobs, id(0xC1)).unwrap();
-    let refused = bob.join(CONVERSATION, ALICE, welcome, &of_another);
-    assert!(matches!(refused, Err(JoinError::FriendKey(FriendKeyError::Signature))));
-    assert!(bob.join(CONVERSATION, ALICE, welcome, &[]).is_err());
-    bob.join(CONVERSATION, ALICE, welcome, &created.friend_key).unwrap();
+    let (welcome, key) = (&created.welcomes[0].welcome, &created.welcomes[0].join_key);
+    let tree = tree_of(CONVERSATION, &created);
+    let (_, of_mallory) = friend_key(MALLORY, CONVERSATION);
+    let refused = bob.join_with(CONVERSATION, ALICE, welcome, &of_mallory, &tree);
+    assert!(matches!(refused, Err(JoinError::SharedKey(SharedKeyError::Signature))));
+    let (_, of_another) = friend_key(ALICE, id(0xC1));
+    let refused = bob.join_with(CONVERSATION, ALICE, welcome, &of_another, &tree);
+    assert!(matches!(refused, Err(JoinError::SharedKey(SharedKeyError::Signature))));
+    assert!(bob.join_with(CONVERSATION, ALICE, welcome, &[], &tree).is_err());
+    bob.join_with(CONVERSATION, ALICE, welcome, key, &tree).unwrap();
 }
 
 #[test]
@@ -226,25 +235,29 @@ fn a_welcome_with_another_friend_key_than_the_one_beside_it_is_refused() {
     let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
     let created = alice.create(CONVERSATION, &mut bob);
     let (_, another) = key_for_bob();
-    assert!(matches!(bob.join(CONVERSATION, ALICE, &created.welcomes[0].1, &another), Err(JoinError::Mls(_))));
-    bob.join(CONVERSATION, ALICE, &created.welcomes[0].1, &created.friend_key).unwrap();
+    let tree = tree_of(CONVERSATION, &created);
+    assert!(matches!(
+        bob.join_with(CONVERSATION, ALICE, &created.welcomes[0].welcome, &another, &tree),
+        Err(JoinError::Mls(_))
+    ));
+    bob.join(CONVERSATION, ALICE, &created).unwrap();
 }
 
 #[test]
 fn a_welcome_without_the_friend_key_is_refused() {
     let (alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
     let (_, wrapped) = key_for_bob();
-    let welcome = hostile_welcome(&alice.device, vec![package_of(&mut bob)], CONVERSATION, None);
-    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
-    assert!(matches!(refused, Err(JoinError::WithoutFriendKey)), "{refused:?}");
+    let (welcome, tree) = hostile_welcome(&alice.device, vec![package_of(&mut bob)], CONVERSATION, None);
+    let refused = bob.join_with(CONVERSATION, ALICE, &welcome, &wrapped, &tree);
+    assert!(matches!(refused, Err(JoinError::WithoutSharedKey)), "{refused:?}");
 }
 
 #[test]
 fn a_welcome_to_another_conversation_is_refused() {
     let (alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
     let (key, wrapped) = key_for_bob();
-    let welcome = hostile_welcome(&alice.device, vec![package_of(&mut bob)], id(0xC1), Some(&key));
-    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
+    let (welcome, tree) = hostile_welcome(&alice.device, vec![package_of(&mut bob)], id(0xC1), Some(&key));
+    let refused = bob.join_with(CONVERSATION, ALICE, &welcome, &wrapped, &tree);
     assert!(matches!(refused, Err(JoinError::OtherConversation)), "{refused:?}");
 }
 
@@ -255,8 +268,8 @@ fn a_conversation_with_rules_of_its_own_is_refused() {
     let rules = RequiredCapabilitiesExtension::new(&[], &[], &[CredentialType::Basic]);
     let rules = Extensions::single(Extension::RequiredCapabilities(rules)).unwrap();
     let packages = vec![package_of(&mut bob)];
-    let welcome = hostile_welcome_with(rules, &alice.device, packages, CONVERSATION, Some(&key));
-    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
+    let (welcome, tree) = hostile_welcome_with(rules, &alice.device, packages, CONVERSATION, Some(&key));
+    let refused = bob.join_with(CONVERSATION, ALICE, &welcome, &wrapped, &tree);
     assert!(matches!(refused, Err(JoinError::OtherConversation)), "{refused:?}");
 }
 
@@ -265,9 +278,9 @@ fn two_leaves_of_one_device_are_refused() {
     let (alice, mut bob, mut again) = (Person::new(ALICE), Person::new(BOB), Person::new(BOB));
     let (key, wrapped) = key_for_bob();
     let packages = vec![package_of(&mut bob), package_of(&mut again)];
-    let welcome = hostile_welcome(&alice.device, packages, CONVERSATION, Some(&key));
-    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
-    assert!(matches!(refused, Err(JoinError::Member(CertificateError::OtherDevice))), "{refused:?}");
+    let (welcome, tree) = hostile_welcome(&alice.device, packages, CONVERSATION, Some(&key));
+    let refused = bob.join_with(CONVERSATION, ALICE, &welcome, &wrapped, &tree);
+    assert!(matches!(refused, Err(JoinError::NotAllowed(_))), "{refused:?}");
 }
 
 #[test]
@@ -275,7 +288,7 @@ fn a_welcome_for_an_earlier_key_of_this_device_is_refused() {
     let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
     let created = alice.create(CONVERSATION, &mut bob);
     bob.device = Person::new(BOB).device;
-    let refused = bob.join(CONVERSATION, ALICE, &created.welcomes[0].1, &created.friend_key);
+    let refused = bob.join(CONVERSATION, ALICE, &created);
     assert!(matches!(refused, Err(JoinError::Member(CertificateError::OtherKey))), "{refused:?}");
 }
 
@@ -284,9 +297,9 @@ fn a_third_person_in_the_conversation_is_refused() {
     let (alice, mut bob, mut mallory) = (Person::new(ALICE), Person::new(BOB), Person::new(MALLORY));
     let (key, wrapped) = key_for_bob();
     let packages = vec![package_of(&mut bob), package_of(&mut mallory)];
-    let welcome = hostile_welcome(&alice.device, packages, CONVERSATION, Some(&key));
-    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
-    assert!(matches!(refused, Err(JoinError::Member(CertificateError::OtherDevice))), "{refused:?}");
+    let (welcome, tree) = hostile_welcome(&alice.device, packages, CONVERSATION, Some(&key));
+    let refused = bob.join_with(CONVERSATION, ALICE, &welcome, &wrapped, &tree);
+    assert!(matches!(refused, Err(JoinError::NotAllowed(_))), "{refused:?}");
 }
 
 #[test]
@@ -294,8 +307,8 @@ fn a_creator_that_the_known_identity_did_not_certify_is_refused() {
     let mut bob = Person::new(BOB);
     let (key, wrapped) = key_for_bob();
     let forged = Device::issue(identity_of(MALLORY), ALICE, id(1)).unwrap();
-    let welcome = hostile_welcome(&forged, vec![package_of(&mut bob)], CONVERSATION, Some(&key));
-    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
+    let (welcome, tree) = hostile_welcome(&forged, vec![package_of(&mut bob)], CONVERSATION, Some(&key));
+    let refused = bob.join_with(CONVERSATION, ALICE, &welcome, &wrapped, &tree);
     assert!(matches!(refused, Err(JoinError::Member(CertificateError::OtherIdentity))), "{refused:?}");
 }
 
@@ -305,30 +318,31 @@ fn a_welcome_that_the_creator_did_not_make_is_refused() {
     let (key, wrapped) = key_for_bob();
     let own = Person::with_device(BOB, 2);
     let packages = vec![package_of(&mut bob), package_of(&mut alice)];
-    let welcome = hostile_welcome(&own.device, packages, CONVERSATION, Some(&key));
-    let refused = bob.join(CONVERSATION, ALICE, &welcome, &wrapped);
-    assert!(matches!(refused, Err(JoinError::NotFromCreator)), "{refused:?}");
+    let (welcome, tree) = hostile_welcome(&own.device, packages, CONVERSATION, Some(&key));
+    let refused = bob.join_with(CONVERSATION, ALICE, &welcome, &wrapped, &tree);
+    assert!(matches!(refused, Err(JoinError::NotFromAdder)), "{refused:?}");
 }
 
 #[test]
 fn a_failed_join_leaves_the_key_package_and_a_good_one_uses_it_up() {
     let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
     let created = alice.create(CONVERSATION, &mut bob);
-    let welcome = &created.welcomes[0].1;
+    let (welcome, key) = (&created.welcomes[0].welcome, &created.welcomes[0].join_key);
+    let tree = tree_of(CONVERSATION, &created);
     let before = bob.store.rows.clone();
     for position in (0..welcome.len()).step_by(211) {
         let mut altered = welcome.clone();
         altered[position] ^= 1;
-        assert!(bob.join(CONVERSATION, ALICE, &altered, &created.friend_key).is_err(), "byte {position}");
+        assert!(bob.join_with(CONVERSATION, ALICE, &altered, key, &tree).is_err(), "byte {position}");
     }
     assert_eq!(bob.store.rows, before);
-    bob.join(CONVERSATION, ALICE, welcome, &created.friend_key).unwrap();
-    let redelivered = bob.join(CONVERSATION, ALICE, welcome, &created.friend_key);
+    bob.join_with(CONVERSATION, ALICE, welcome, key, &tree).unwrap();
+    let redelivered = bob.join_with(CONVERSATION, ALICE, welcome, key, &tree);
     assert!(matches!(redelivered, Err(JoinError::AlreadyJoined)), "{redelivered:?}");
     let of_key_packages = [Record::KeyPackage as u8, Record::KeyPackageRefs as u8];
     assert!(!bob.store.rows.keys().any(|key| of_key_packages.contains(&key[0])));
     bob.run(|transaction, _| transaction.forget(CONVERSATION)).unwrap();
-    let again = bob.join(CONVERSATION, ALICE, welcome, &created.friend_key);
+    let again = bob.join_with(CONVERSATION, ALICE, welcome, key, &tree);
     assert!(matches!(again, Err(JoinError::NoKeyPackage)), "{again:?}");
 }
 
@@ -352,8 +366,8 @@ fn the_private_keys_of_unused_key_packages_are_bounded_and_the_oldest_go() {
         let peer = PeerPackages { account: BOB, identity: bob.identity.public(), packages: &[(id(1), package)] };
         let own = alice.identity;
         let created =
-            alice.run(|transaction, device| transaction.create_direct(own, device, id(number), &peer)).unwrap();
-        bob.join(id(number), ALICE, &created.welcomes[0].1, &created.friend_key)
+            alice.run(|transaction, device| transaction.create_direct(own, device, id(number), &peer, &[])).unwrap();
+        bob.join(id(number), ALICE, &created)
     };
     assert!(matches!(join(0xC1, &packages[1]), Err(JoinError::NoKeyPackage)));
     join(0xC2, &packages[2]).unwrap();

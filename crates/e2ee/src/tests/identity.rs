@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::people::{ALICE, BOB, CONVERSATION, MALLORY, Person, identity_of};
 use crate::{
-    CertificateError, Device, Fingerprint, FriendKeyError, Identity, IdentityError, IdentityKey, certificate,
-    friend_key::FriendKey, safety_number,
+    CertificateError, Device, Fingerprint, Identity, IdentityError, IdentityKey, SharedKeyError, certificate,
+    safety_number, shared_key::SharedKey,
 };
 
 const PRIVATE: &[u8] = include_bytes!("data/identity.pkcs8.der");
@@ -127,21 +127,47 @@ fn a_certificate_with_any_byte_altered_is_refused() {
     assert!(certificate::verify(&[good.as_slice(), &[0]].concat(), &[7; 32], alice.public()).is_err());
 }
 
-#[test]
-fn a_friend_key_reaches_its_friend() {
-    let (key, wrapped) = FriendKey::make(identity_of(ALICE), identity_of(BOB).public(), CONVERSATION).unwrap();
-    let accepted = FriendKey::accept(identity_of(BOB), identity_of(ALICE).public(), CONVERSATION, &wrapped).unwrap();
-    assert_eq!(key.secret, accepted.secret);
-    assert_eq!(key.psk(), accepted.psk());
+/// A friend key and a join key, each wrapped by alice to bob.
+fn shared_keys() -> [(SharedKey, Vec<u8>); 2] {
+    let friend = SharedKey::friend(CONVERSATION);
+    let join = SharedKey::join(CONVERSATION, 7, vec![9; 32].into());
+    [friend, join].map(|key| {
+        let wrapped = key.wrap(identity_of(ALICE), identity_of(BOB).public()).unwrap();
+        (key, wrapped)
+    })
 }
 
 #[test]
-fn a_friend_key_is_refused_before_unwrapping_unless_the_creator_signed_it_for_us_and_this_conversation() {
-    let (_, wrapped) = FriendKey::make(identity_of(ALICE), identity_of(BOB).public(), CONVERSATION).unwrap();
-    let refused = |me: &str, creator: &str, conversation, bytes: &[u8]| {
-        let result = FriendKey::accept(identity_of(me), identity_of(creator).public(), conversation, bytes);
-        assert!(matches!(result, Err(FriendKeyError::Signature)));
-    };
+fn a_friend_or_join_key_reaches_its_joiner() {
+    for (key, wrapped) in shared_keys() {
+        let accepted = SharedKey::accept(identity_of(BOB), identity_of(ALICE).public(), CONVERSATION, &wrapped);
+        let accepted = accepted.unwrap();
+        assert_eq!((&key.secret, key.psk(), key.id), (&accepted.secret, accepted.psk(), accepted.id));
+    }
+}
+
+fn key_is_refused(me: &str, creator: &str, conversation: Uuid, bytes: &[u8]) {
+    let result = SharedKey::accept(identity_of(me), identity_of(creator).public(), conversation, bytes);
+    assert!(matches!(result, Err(SharedKeyError::Signature)));
+}
+
+#[test]
+fn a_join_key_of_one_epoch_does_not_pass_for_another_epochs() {
+    let [_, (_, mut wrapped)] = shared_keys();
+    assert_eq!(wrapped[2], 7, "version, kind, epoch");
+    wrapped[2] = 8;
+    key_is_refused(BOB, ALICE, CONVERSATION, &wrapped);
+}
+
+#[test]
+fn a_friend_or_join_key_is_refused_before_unwrapping_unless_signed_for_us_and_this_conversation() {
+    for (_, wrapped) in shared_keys() {
+        refused_unless_signed(wrapped);
+    }
+}
+
+fn refused_unless_signed(wrapped: Vec<u8>) {
+    let refused = key_is_refused;
     refused(BOB, MALLORY, CONVERSATION, &wrapped);
     refused(MALLORY, ALICE, CONVERSATION, &wrapped);
     refused(BOB, ALICE, Uuid::from_u128(0xC1), &wrapped);

@@ -2,11 +2,12 @@
 //!
 //! **Invariant**: see [`super`].
 
-use super::people::{ALICE, BOB, CONVERSATION, Person, directory, friends, id, identity_of, text};
+use super::people::{ALICE, BOB, CONVERSATION, Person, friends, id, text};
 use crate::{
-    Body, CertificateError, Content, ContentError, MAX_TEXT_BYTES, OpenError, SealError, Text, Transaction,
-    mls::PADDING_BYTES,
+    Body, Content, ContentError, MAX_TEXT_BYTES, OpenError, SealError, Sync, Text, Transaction,
+    sync::{Chat, Contact, Kind, MAX_NAME_BYTES, ReadUpTo},
 };
+use uuid::Uuid;
 
 #[test]
 fn two_people_talk_both_ways_across_restarts() {
@@ -29,8 +30,8 @@ fn several_calls_in_one_transaction_build_on_each_other() {
     let before = bob.store.rows.clone();
     let mut transaction = Transaction::new(&bob.store);
     for (n, payload) in (0..).zip(&payloads) {
-        transaction.open(CONVERSATION, id(n), payload, &directory).unwrap();
-        assert!(transaction.open(CONVERSATION, id(n), payload, &directory).is_err());
+        transaction.open(CONVERSATION, id(n), payload).unwrap();
+        assert!(transaction.open(CONVERSATION, id(n), payload).is_err());
     }
     let changes = transaction.into_changes();
     assert_eq!(bob.store.rows, before, "nothing is written before the changes are applied");
@@ -109,9 +110,9 @@ fn an_entry_of_another_conversation_is_refused() {
     let (mut alice, mut bob) = friends();
     let other = id(0xC1);
     let created = alice.create(other, &mut bob);
-    bob.join(other, ALICE, &created.welcomes[0].1, &created.friend_key).unwrap();
+    bob.join(other, ALICE, &created).unwrap();
     let sealed = alice.seal(id(1), "x");
-    let refused = bob.run(|transaction, _| transaction.open(other, id(1), &sealed.payload, &directory));
+    let refused = bob.run(|transaction, _| transaction.open(other, id(1), &sealed.payload));
     assert!(matches!(refused, Err(OpenError::OtherPlace)));
     let nowhere = Person::new(BOB).open(id(1), &sealed.payload);
     assert!(matches!(nowhere, Err(OpenError::UnknownConversation)));
@@ -135,15 +136,10 @@ fn an_entry_of_another_epoch_is_refused_by_name() {
 }
 
 #[test]
-fn a_sender_whose_identity_is_unknown_or_changed_is_not_shown() {
+fn an_opened_entry_names_the_identity_that_certified_its_sender() {
     let (mut alice, mut bob) = friends();
-    let sealed = alice.seal(id(1), "x");
-    let unknown = bob.run(|transaction, _| transaction.open(CONVERSATION, id(1), &sealed.payload, &|_| None));
-    assert!(matches!(unknown, Err(OpenError::UnverifiedSender(_))));
-    let changed = |_: &str| Some(identity_of(BOB).public().clone());
-    let changed = bob.run(|transaction, _| transaction.open(CONVERSATION, id(1), &sealed.payload, &changed));
-    assert!(matches!(changed, Err(OpenError::UnverifiedSender(CertificateError::OtherIdentity))));
-    bob.open(id(1), &sealed.payload).unwrap();
+    let opened = bob.open(id(1), &alice.seal(id(1), "x").payload).unwrap();
+    assert_eq!(opened.identity.fingerprint(), alice.identity.public().fingerprint());
 }
 
 #[test]
@@ -188,7 +184,7 @@ fn short_messages_have_one_length() {
     let (mut alice, _) = friends();
     let short = alice.seal(id(1), "y").payload.len();
     assert_eq!(short, alice.seal(id(2), &"y".repeat(100)).payload.len());
-    assert!(short > PADDING_BYTES);
+    assert!(short > 256);
 }
 
 #[test]
@@ -235,4 +231,35 @@ fn content_has_its_known_bytes() {
     let body = Some(Body::Text(Text { text: "hi".into() }));
     let plaintext = Content { sent_at_ms: 1, counter: 2, body }.to_plaintext().unwrap();
     assert_eq!(*plaintext, [0x08, 1, 0x10, 2, 0x1A, 4, 0x0A, 2, b'h', b'i']);
+}
+
+#[test]
+fn news_for_own_devices_have_their_known_bytes_and_come_back() {
+    let sync = Sync::read_up_to(Chat::Direct("bob".into()), Uuid::from_bytes([7; 16]));
+    let content = Content::sync(1, 2, sync);
+    let plaintext = content.to_plaintext().unwrap();
+    let expected =
+        [&[0x08, 1, 0x10, 2, 0x22, 25, 0x0A, 23, 0x0A, 3, b'b', b'o', b'b', 0x1A, 16][..], &[7; 16]].concat();
+    assert_eq!(*plaintext, expected);
+    assert_eq!(Content::from_plaintext(&plaintext).unwrap(), content);
+}
+
+#[test]
+fn news_out_of_their_bounds_are_refused() {
+    let read = |chat, message| Sync { kind: Some(Kind::ReadUpTo(ReadUpTo { chat, message })) };
+    let contact = |name: String, identity| Sync::contact(Contact { name, identity, ..Contact::default() });
+    let long = "x".repeat(MAX_NAME_BYTES + 1);
+    for refused in [
+        read(None, vec![0; 16]),
+        read(Some(Chat::Direct(String::new())), vec![0; 16]),
+        read(Some(Chat::Direct(long.clone())), vec![0; 16]),
+        read(Some(Chat::Group(vec![0; 15])), vec![0; 16]),
+        read(Some(Chat::Direct("bob".into())), vec![0; 17]),
+        contact(long, Vec::new()),
+        contact(String::new(), Vec::new()),
+        contact("bob".into(), vec![0; 601]),
+    ] {
+        assert_eq!(Content::sync(0, 1, refused).validate(), Err(ContentError::Sync));
+    }
+    Content::sync(0, 1, contact("bob".into(), vec![0; 600])).validate().unwrap();
 }

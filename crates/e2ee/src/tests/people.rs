@@ -4,29 +4,30 @@
 
 use std::{cell::Cell, collections::BTreeMap, sync::OnceLock};
 
+use fastchat_mls::PublicConversation;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
-    Changes, Content, Created, Device, Identity, IdentityKey, JoinError, Joined, OpenError, Opened, PeerPackages,
-    Sealed, StateStore, StoreError, Transaction,
+    Changes, Content, Created, Device, Identity, Join, JoinError, OpenError, Opened, PeerPackages, Roster, Sealed,
+    StateStore, StoreError, Transaction,
 };
 
 pub(super) const ALICE: &str = "alice@chat.example:8887";
 pub(super) const BOB: &str = "bob@chat.example:8887";
 pub(super) const MALLORY: &str = "mallory@chat.example:8887";
+pub(super) const CAROL: &str = "carol";
+pub(super) const DAVE: &str = "dave";
+/// What alice has after she rotated her identity.
+pub(super) const ALICE_ROTATED: &str = "alice rotated";
 pub(super) const CONVERSATION: Uuid = Uuid::from_u128(0xC0);
 
-/// RSA keys are dear: three of them serve all tests.
+/// RSA keys are dear: these serve all tests.
 pub(super) fn identity_of(account: &str) -> &'static Identity {
-    static IDENTITIES: [OnceLock<Identity>; 3] = [const { OnceLock::new() }; 3];
-    let index = [ALICE, BOB, MALLORY].iter().position(|name| *name == account).expect("one of the three");
+    const ACCOUNTS: [&str; 6] = [ALICE, BOB, MALLORY, CAROL, DAVE, ALICE_ROTATED];
+    static IDENTITIES: [OnceLock<Identity>; 6] = [const { OnceLock::new() }; 6];
+    let index = ACCOUNTS.iter().position(|name| *name == account).expect("one of those above");
     IDENTITIES[index].get_or_init(|| Identity::generate().unwrap())
-}
-
-/// What everybody knows: the true identity of each account.
-pub(super) fn directory(account: &str) -> Option<IdentityKey> {
-    [ALICE, BOB, MALLORY].contains(&account).then(|| identity_of(account).public().clone())
 }
 
 /// The durable store of a device, which can be made to fail.
@@ -62,6 +63,8 @@ pub(super) struct Person {
     pub(super) identity: &'static Identity,
     pub(super) device: Device,
     pub(super) store: Map,
+    /// How far the log was read.
+    pub(super) cursor: usize,
 }
 
 impl Person {
@@ -72,7 +75,7 @@ impl Person {
     pub(super) fn with_device(account: &'static str, device: u128) -> Self {
         let identity = identity_of(account);
         let device = Device::issue(identity, account, Uuid::from_u128(device)).unwrap();
-        Self { account, identity, device, store: Map::default() }
+        Self { account, identity, device, store: Map::default(), cursor: 0 }
     }
 
     /// Runs a call; applies its changes if it succeeds, and asserts that there are none if it does not.
@@ -99,20 +102,33 @@ impl Person {
         let packages = [(peer.device.id(), package.as_slice())];
         let peer = PeerPackages { account: peer.account, identity: peer.identity.public(), packages: &packages };
         let identity = self.identity;
-        self.run(|transaction, device| transaction.create_direct(identity, device, conversation, &peer)).unwrap()
+        self.run(|transaction, device| transaction.create_direct(identity, device, conversation, &peer, &[])).unwrap()
     }
 
+    /// Joins a direct conversation with the Welcome for this device.
     pub(super) fn join(
         &mut self,
         conversation: Uuid,
         creator: &'static str,
+        created: &Created,
+    ) -> Result<Roster, JoinError> {
+        let welcome = welcome_for(created, self);
+        self.join_with(conversation, creator, &welcome.welcome, &welcome.join_key, &tree_of(conversation, created))
+    }
+
+    /// Joins a direct conversation with whatever there is.
+    pub(super) fn join_with(
+        &mut self,
+        conversation: Uuid,
+        creator: &'static str,
         welcome: &[u8],
-        friend_key: &[u8],
-    ) -> Result<Joined, JoinError> {
-        let (identity, creator) = (self.identity, (creator, identity_of(creator).public()));
-        self.run(|transaction, device| {
-            transaction.join_direct(identity, device, conversation, creator, welcome, friend_key)
-        })
+        join_key: &[u8],
+        ratchet_tree: &[u8],
+    ) -> Result<Roster, JoinError> {
+        let adder = (creator, identity_of(creator).public());
+        let identity = self.identity;
+        let join = Join { adder, welcome, join_key, ratchet_tree, group: false };
+        self.run(|transaction, device| transaction.join(identity, device, conversation, &join))
     }
 
     pub(super) fn seal(&mut self, message_id: Uuid, text: &str) -> Sealed {
@@ -121,15 +137,25 @@ impl Person {
     }
 
     pub(super) fn open(&mut self, message_id: Uuid, payload: &[u8]) -> Result<Opened, OpenError> {
-        self.run(|transaction, _| transaction.open(CONVERSATION, message_id, payload, &directory))
+        self.run(|transaction, _| transaction.open(CONVERSATION, message_id, payload))
     }
+}
+
+/// The Welcome for a person's device.
+pub(super) fn welcome_for<'a>(created: &'a Created, person: &Person) -> &'a crate::WelcomeFor {
+    created.welcomes.iter().find(|welcome| welcome.device == person.device.id()).unwrap_or(&created.welcomes[0])
+}
+
+/// The tree that the server takes from a new conversation.
+pub(super) fn tree_of(conversation: Uuid, created: &Created) -> Vec<u8> {
+    PublicConversation::open(conversation, &created.group_info).unwrap().ratchet_tree().unwrap()
 }
 
 /// Alice has made [`CONVERSATION`] and bob has joined it.
 pub(super) fn friends() -> (Person, Person) {
     let (mut alice, mut bob) = (Person::new(ALICE), Person::new(BOB));
     let created = alice.create(CONVERSATION, &mut bob);
-    bob.join(CONVERSATION, ALICE, &created.welcomes[0].1, &created.friend_key).unwrap();
+    bob.join(CONVERSATION, ALICE, &created).unwrap();
     (alice, bob)
 }
 
@@ -142,6 +168,6 @@ pub(super) fn id(number: u128) -> Uuid {
 pub(super) fn text(opened: &Opened) -> &str {
     match &opened.content.body {
         Some(crate::Body::Text(text)) => &text.text,
-        None => panic!("no body"),
+        other => panic!("no text: {other:?}"),
     }
 }

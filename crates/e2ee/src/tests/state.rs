@@ -2,7 +2,7 @@
 //!
 //! **Invariant**: see [`super`].
 
-use super::people::{ALICE, BOB, CONVERSATION, Map, Person, directory, friends, id};
+use super::people::{ALICE, BOB, CONVERSATION, Map, Person, friends, id};
 use crate::{Content, CreateError, JoinError, OpenError, PeerPackages, SealError, Transaction};
 
 #[test]
@@ -29,12 +29,13 @@ fn a_store_that_fails_while_making_or_joining_is_named() {
     let peer = PeerPackages { account: BOB, identity: bob.identity.public(), packages: &packages };
     alice.store.broken.set(true);
     let own = alice.identity;
-    let failed = alice.run(|transaction, device| transaction.create_direct(own, device, CONVERSATION, &peer));
+    let failed = alice.run(|transaction, device| transaction.create_direct(own, device, CONVERSATION, &peer, &[]));
     assert!(matches!(failed, Err(CreateError::Store(_))));
     alice.store.broken.set(false);
-    let created = alice.run(|transaction, device| transaction.create_direct(own, device, CONVERSATION, &peer)).unwrap();
+    let created =
+        alice.run(|transaction, device| transaction.create_direct(own, device, CONVERSATION, &peer, &[])).unwrap();
     bob.store.broken.set(true);
-    let failed = bob.join(CONVERSATION, ALICE, &created.welcomes[0].1, &created.friend_key);
+    let failed = bob.join(CONVERSATION, ALICE, &created);
     assert!(matches!(failed, Err(JoinError::Store(_))));
 }
 
@@ -67,12 +68,12 @@ fn a_failed_call_keeps_what_earlier_calls_of_the_transaction_did() {
     let (mut alice, bob) = friends();
     let (first, second) = (alice.seal(id(1), "1"), alice.seal(id(2), "2"));
     let mut transaction = Transaction::new(&bob.store);
-    transaction.open(CONVERSATION, id(1), &first.payload, &directory).unwrap();
-    transaction.open(CONVERSATION, id(1), &second.payload, &directory).unwrap_err();
+    transaction.open(CONVERSATION, id(1), &first.payload).unwrap();
+    transaction.open(CONVERSATION, id(1), &second.payload).unwrap_err();
     let mut with_failure = Map::default();
     with_failure.apply(transaction.into_changes());
     let mut transaction = Transaction::new(&bob.store);
-    transaction.open(CONVERSATION, id(1), &first.payload, &directory).unwrap();
+    transaction.open(CONVERSATION, id(1), &first.payload).unwrap();
     let mut without = Map::default();
     without.apply(transaction.into_changes());
     assert_eq!(with_failure.rows, without.rows);

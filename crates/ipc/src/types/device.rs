@@ -53,7 +53,7 @@ pub struct DeviceName {
     pub account: String,
     /// The device: its id, or its name where no other device has it.
     pub device: String,
-    /// What to call it, 1 to 64 characters without control characters.
+    /// What to call it, 1 to 64 bytes without control characters.
     pub name: String,
 }
 

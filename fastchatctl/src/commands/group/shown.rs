@@ -8,28 +8,31 @@ use fastchat_ipc::{Group, GroupMember, GroupState};
 use crate::local_time::Clock;
 use crate::output::{BOLD, DIM, GREEN, RED, YELLOW, counted};
 use crate::safe_text;
-use crate::table::Table;
+use crate::table::{Table, fit};
 
 /// Characters of an authenticator that stand together.
 const HEX_GROUP: usize = 4;
 /// Characters of an authenticator that are shown: enough to compare by eye, all of it is in `--json`.
 const HEX_SHOWN: usize = 32;
 
-/// The groups, those that we are in first.
+/// The groups, those that we are in first, for a terminal of `width` columns.
 pub(super) fn list(groups: &[Group], width: usize) -> String {
     let mut table = Table::default();
     let (past, present): (Vec<&Group>, Vec<&Group>) = groups.iter().partition(|group| has_ended(group.state));
     for group in present.into_iter().chain(past) {
-        table.line(cells(group));
+        // The id is needed only where the name names no group alone.
+        let is_alone = groups.iter().filter(|other| other.name == group.name).count() == 1;
+        table.line(cells(group, !is_alone, width / 2));
     }
-    table.show(width)
+    // What has to be done is never cut off; what a group is about is.
+    table.show(usize::MAX)
 }
 
 fn has_ended(state: GroupState) -> bool {
     matches!(state, GroupState::Left | GroupState::Deleted)
 }
 
-fn cells(group: &Group) -> [(String, Style); 5] {
+fn cells(group: &Group, with_id: bool, room: usize) -> [(String, Style); 6] {
     let has_ended = has_ended(group.state);
     let name = if has_ended { DIM } else { BOLD };
     let (state, style) = match group.state {
@@ -39,9 +42,10 @@ fn cells(group: &Group) -> [(String, Style); 5] {
     };
     let members = if has_ended { String::new() } else { counted(group.members.len(), "member") };
     let unread = if group.unread > 0 { format!("{} unread", group.unread) } else { String::new() };
-    let (remark, remark_style) = remark(group);
+    let (remark, remark_style) = remark(group, room);
     [
         (safe_text::line(&group.name), name),
+        (if with_id { safe_text::line(&group.id) } else { String::new() }, Style::new()),
         (members, DIM),
         (state.to_owned(), style),
         (unread, BOLD),
@@ -49,19 +53,19 @@ fn cells(group: &Group) -> [(String, Style); 5] {
     ]
 }
 
-/// What needs attention, else what the group is about.
-fn remark(group: &Group) -> (String, Style) {
+/// What needs attention, else what the group is about in `room` columns.
+fn remark(group: &Group, room: usize) -> (String, Style) {
     if has_ended(group.state) {
         return (String::new(), Style::new());
     }
     if let Some(member) = group.members.iter().find(|member| member.key_changed) {
         let (name, argument) = (safe_text::line(&member.name), safe_text::argument(&member.name));
-        return (format!("held: the key of {name} has changed; fastchatctl key show {argument}"), RED);
+        return (format!("held: key of {name} changed; fastchatctl key show {argument}"), RED);
     }
     if !group.pending.is_empty() {
-        return (safe_text::line(&group.pending.join(", ")), YELLOW);
+        return (fit(&safe_text::line(&group.pending.join(", ")), room), YELLOW);
     }
-    (safe_text::line(&group.topic), DIM)
+    (fit(&safe_text::line(&group.topic), room), DIM)
 }
 
 /// A state in a word, and how it is painted.
@@ -105,7 +109,7 @@ fn facts(group: &Group, clock: &Clock) -> Table {
     fact("id", safe_text::line(&group.id), Style::new());
     fact("epoch", group.epoch.to_string(), Style::new());
     if !group.authenticator.is_empty() {
-        fact("agreed", spaced(&safe_text::line(&group.authenticator)), Style::new());
+        fact("authenticator", spaced(&safe_text::line(&group.authenticator)), Style::new());
     }
     table
 }
@@ -183,12 +187,20 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_one_name_show_their_ids() {
+        let other = Group { id: "g2".into(), ..group("ops", GroupState::Active) };
+        let shown = plain(&list(&[group("ops", GroupState::Active), other, group("lab", GroupState::Active)], 80));
+        assert!(shown.starts_with("ops  g   2 members  admin  troubles\nops  g2  2 members"), "{shown}");
+        assert!(shown.ends_with("\nlab      2 members  admin  troubles\n"), "{shown}");
+    }
+
+    #[test]
     fn a_changed_key_is_told_before_everything_else() {
         let mut ops = Group { pending: vec!["adding dave".into()], ..group("ops", GroupState::Active) };
         assert!(plain(&list(std::slice::from_ref(&ops), 200)).contains("adding dave"));
         ops.members.push(member("carol", true));
-        let shown = plain(&list(std::slice::from_ref(&ops), 200));
-        assert!(shown.contains("held: the key of carol has changed; fastchatctl key show carol"), "{shown}");
+        let shown = plain(&list(std::slice::from_ref(&ops), 40));
+        assert!(shown.contains("held: key of carol changed; fastchatctl key show carol"), "{shown}");
         assert!(plain(&page(&ops, &Clock::system())).contains("  carol         2 devices  key changed;"));
     }
 
@@ -196,10 +208,12 @@ mod tests {
     fn the_page_tells_who_is_who_and_what_is_under_way() {
         let ops = Group { pending: vec!["adding dave".into()], ..group("ops", GroupState::Active) };
         let shown = plain(&page(&ops, &Clock::system()));
-        for line in ["state    active, you are an admin", "pending  adding dave", "2 members", "epoch    7"] {
+        for line in
+            ["state          active, you are an admin", "pending        adding dave", "2 members", "epoch          7"]
+        {
             assert!(shown.contains(line), "{line}: {shown}");
         }
         assert!(shown.contains("  alice  admin  2 devices  you\n  bob           2 devices  verified\n"), "{shown}");
-        assert!(shown.contains("agreed   abab abab abab abab abab abab abab abab\n"), "{shown}");
+        assert!(shown.contains("authenticator  abab abab abab abab abab abab abab abab\n"), "{shown}");
     }
 }

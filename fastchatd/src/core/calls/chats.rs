@@ -2,9 +2,7 @@
 //!
 //! **Invariant**: `unread` of a chat is the number of its messages from others behind its read position.
 
-use fastchat_ipc::{
-    Chat, Chats, ContactState, EventKind, History, HistoryResult, MarkRead, OfAccount, OfChat, Unread,
-};
+use fastchat_ipc::{Chat, Chats, ContactState, EventKind, History, HistoryResult, MarkRead, OfAccount, OfChat, Unread};
 
 use crate::{api::Alert, store::Write};
 

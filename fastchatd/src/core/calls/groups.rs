@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use fastchat_e2ee::{CreateError, GroupProfile, Transaction};
 use fastchat_ipc::{
-    ApiError, ErrorCode, EventKind, GROUP_MEMBERS_PER_CALL, GROUP_NAME_LIMIT, GROUP_TOPIC_LIMIT, Group, Groups, NewGroup,
-    OfAccount, OfGroup, OfMembers, Request,
+    ApiError, ErrorCode, EventKind, GROUP_MEMBERS_PER_CALL, GROUP_NAME_LIMIT, GROUP_TOPIC_LIMIT, Group, Groups,
+    NewGroup, OfAccount, OfGroup, OfMembers, Request,
 };
 use fastchat_wire::{AccountName, ConversationId, v1};
 use prost::Message as _;
@@ -57,12 +57,7 @@ impl Core {
         Ok((account, names.into_iter().filter(|name| !self.is_own_name(account, name)).collect()))
     }
 
-    fn make_group(
-        &mut self,
-        account: u32,
-        params: &NewGroup,
-        names: Vec<AccountName>,
-    ) -> Outcome<(u32, Option<u64>)> {
+    fn make_group(&mut self, account: u32, params: &NewGroup, names: Vec<AccountName>) -> Outcome<(u32, Option<u64>)> {
         if !self.store.has_room() {
             return Ok(Err(ApiError::new(ErrorCode::StorageFull, "the disk is full: no group was made")));
         }
@@ -132,7 +127,10 @@ impl Core {
     fn people(&self, account: u32, given: &[String], least: usize) -> Result<Vec<AccountName>, ApiError> {
         let invalid = |text: String| ApiError::new(ErrorCode::InvalidParams, text);
         if given.len() < least || given.len() > GROUP_MEMBERS_PER_CALL {
-            return Err(invalid(format!("`members` names {least} to {GROUP_MEMBERS_PER_CALL} people, not {}", given.len())));
+            return Err(invalid(format!(
+                "`members` names {least} to {GROUP_MEMBERS_PER_CALL} people, not {}",
+                given.len()
+            )));
         }
         let mut names = BTreeSet::new();
         for text in given {
@@ -152,9 +150,8 @@ impl Core {
     /// Those whose identity nobody has told us yet, if the server can be asked.
     fn unknown_people(&self, account: u32, names: &[AccountName]) -> BTreeSet<AccountName> {
         let Some(live) = self.live.get(&account).filter(|live| live.is_up()) else { return BTreeSet::new() };
-        let known = |name: &AccountName| {
-            self.known_fingerprint(account, name).is_some() || live.directory.contains_key(name)
-        };
+        let known =
+            |name: &AccountName| self.known_fingerprint(account, name).is_some() || live.directory.contains_key(name);
         names.iter().filter(|name| !known(name)).cloned().collect()
     }
 
@@ -209,7 +206,8 @@ impl Core {
     ) -> Result<(u32, u32, TaskRow, Vec<AccountName>), ApiError> {
         let account = self.account_number(account)?;
         let chat = self.group_number(account, group)?;
-        let row = self.group_row(account, chat).ok_or_else(|| ApiError::new(ErrorCode::NotFound, "the group is gone"))?;
+        let row =
+            self.group_row(account, chat).ok_or_else(|| ApiError::new(ErrorCode::NotFound, "the group is gone"))?;
         if !row.is_current() {
             return Err(ApiError::new(ErrorCode::Refused, "you are no member of this group any more"));
         }

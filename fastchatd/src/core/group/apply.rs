@@ -53,7 +53,7 @@ impl Core {
         step.conversation.update_at_ms = self.next_update(account, id);
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
-        self.applied(step, &applied, authenticator)
+        self.applied(step, &applied, authenticator).map(drop)
     }
 
     /// A handshake message of another device. Gives the chat, if it holds news.
@@ -83,8 +83,7 @@ impl Core {
                 } else {
                     self.work(account, chat).retry_at = 0;
                 }
-                self.applied(step, &applied, authenticator)?;
-                Ok(Some(chat))
+                Ok(self.applied(step, &applied, authenticator)?.then_some(chat))
             }
             Err(ProcessError::Store(error)) => {
                 tracing::error!(%error, "the encryption state cannot be read");
@@ -140,8 +139,8 @@ impl Core {
         self.pump(account, chat)
     }
 
-    /// The conversation is at a new epoch.
-    fn applied(&mut self, mut step: Step, applied: &Applied, authenticator: Vec<u8>) -> Result<(), Broken> {
+    /// The conversation is at a new epoch. Tells whether that is news for the person.
+    fn applied(&mut self, mut step: Step, applied: &Applied, authenticator: Vec<u8>) -> Result<bool, Broken> {
         let (account, chat, id) = (step.account, step.conversation.chat, step.id);
         step.conversation.epoch = applied.epoch;
         self.unseal(&mut step)?;
@@ -152,8 +151,10 @@ impl Core {
         if step.chat.peer == Peer::Group {
             self.applied_to_group(&mut step, applied, authenticator)?;
         }
+        let news = step.news;
         self.finish(step)?;
-        self.pump(account, chat)
+        self.pump(account, chat)?;
+        Ok(news)
     }
 
     fn applied_to_group(&mut self, step: &mut Step, applied: &Applied, authenticator: Vec<u8>) -> Result<(), Broken> {
@@ -241,7 +242,8 @@ impl Core {
         let new_devices = added.iter().filter(|name| was_in(name) && (!effect.external || !removed.contains(*name)));
         for name in new_devices {
             let who = called(name);
-            let line = if who == "you" { "you have a new device here".into() } else { format!("{who} has a new device") };
+            let line =
+                if who == "you" { "you have a new device here".into() } else { format!("{who} has a new device") };
             step.remark(now, line)?;
         }
         let gone = removed.iter().filter(|name| !remains(name));
@@ -254,7 +256,9 @@ impl Core {
         match expelled.as_slice() {
             [] => {}
             [one] if one == "you" && standing == Standing::Leaving => step.remark(now, "you left the group".into())?,
-            some if some.iter().any(|name| name == "you") => step.notice(now, format!("{by} removed you from the group"))?,
+            some if some.iter().any(|name| name == "you") => {
+                step.notice(now, format!("{by} removed you from the group"))?
+            }
             some => step.remark(now, format!("{by} removed {}", listed(some)))?,
         }
         if let (Some(profile), Some(group)) = (&effect.profile, known) {

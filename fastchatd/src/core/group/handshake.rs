@@ -72,7 +72,12 @@ impl Core {
         self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed).map(|_| id)
     }
 
-    pub(in crate::core) fn send_handshake(&mut self, account: u32, chat: u32, row: &HandshakeRow) -> Result<(), Broken> {
+    pub(in crate::core) fn send_handshake(
+        &mut self,
+        account: u32,
+        chat: u32,
+        row: &HandshakeRow,
+    ) -> Result<(), Broken> {
         let frame = v1::Handshake::decode(row.frame.as_slice()).map_err(|_| StoreError::Damaged)?;
         self.work(account, chat).handshaking = true;
         self.ask(account, Asked::Handshake { chat, id: row.id }, Ask::Handshake(frame));

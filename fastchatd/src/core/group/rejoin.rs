@@ -22,6 +22,9 @@ use super::{
     authenticator,
 };
 
+/// Groups that a device comes into at the same time, on the server's word that its account is a member.
+const JOINING_AT_ONCE: usize = 64;
+
 impl Core {
     /// The server says that the account is in a group, and this device is not.
     pub(in crate::core) fn take_unjoined(&mut self, account: u32, unjoined: &v1::Unjoined) -> Result<(), Broken> {
@@ -35,6 +38,12 @@ impl Core {
         }
         if self.group_row(account, number).is_some_and(|group| group.standing == Standing::Joining) {
             return self.pump(account, number);
+        }
+        let groups = self.store.tables().groups.range((account, 0)..=(account, u32::MAX));
+        let coming = groups.filter(|(_, group)| group.standing == Standing::Joining && group.members.is_empty());
+        if self.group_row(account, number).is_none() && coming.count() >= JOINING_AT_ONCE {
+            tracing::warn!("the server names more groups than are joined at once; the others come with the next session");
+            return Ok(());
         }
         self.rejoin(account, number, id)
     }
@@ -229,7 +238,9 @@ impl Core {
             super::apply::listed(&names)
         };
         let missed = seq.saturating_sub(step.conversation.cursor + 1);
-        let mut text = format!("this device had lost its place in the group and is in it again; {missed} entries are missing here");
+        let mut text = format!(
+            "this device had lost its place in the group and is in it again; {missed} entries are missing here"
+        );
         for (what, set) in [
             ("new since", &names(now) - &names(before)),
             ("gone since", &names(before) - &names(now)),

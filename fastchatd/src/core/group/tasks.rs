@@ -77,7 +77,9 @@ impl Core {
                     }
                     return Ok(true);
                 }
-                Next::Commit(wanted) => return self.make_commit(account, chat, id, number, &wanted, &Claims::default()),
+                Next::Commit(wanted) => {
+                    return self.make_commit(account, chat, id, number, &wanted, &Claims::default());
+                }
                 Next::Leave => return self.say_leaving(account, chat, id, number),
             }
         }
@@ -100,9 +102,7 @@ impl Core {
                 | TaskRow::Update
                 | TaskRow::AddDevices
                 | TaskRow::DropDevices(_)
-                | TaskRow::Reidentify => {
-                    Next::Done
-                }
+                | TaskRow::Reidentify => Next::Done,
                 _ => Next::Never(ApiError::new(ErrorCode::Refused, "you are no member of this group")),
             };
         }
@@ -123,12 +123,11 @@ impl Core {
                 }
             }
             TaskRow::Remove(names) => {
-                let present: Vec<String> = names.iter().filter(|name| group.has(name)).map(ToString::to_string).collect();
+                let present: Vec<String> =
+                    names.iter().filter(|name| group.has(name)).map(ToString::to_string).collect();
                 match present.is_empty() {
                     true => Next::Done,
-                    false => {
-                        Next::Commit(Wanted { remove_accounts: present, ..Wanted::default() })
-                    }
+                    false => Next::Commit(Wanted { remove_accounts: present, ..Wanted::default() }),
                 }
             }
             TaskRow::Promote(names) => self.towards_roles(group, names, true),
@@ -175,7 +174,11 @@ impl Core {
         let mut admins: BTreeSet<String> = group.admins().map(ToString::to_string).collect();
         let before = admins.clone();
         for name in names {
-            if admin { admins.insert(name.to_string()) } else { admins.remove(name.as_str()) };
+            if admin {
+                admins.insert(name.to_string())
+            } else {
+                admins.remove(name.as_str())
+            };
         }
         if admins == before { Next::Done } else { profile_only(group.profile(admins.into_iter().collect())) }
     }
@@ -227,7 +230,11 @@ impl Core {
         let add = identities.iter().zip(&packages).filter_map(|((name, identity), packages)| {
             let packages = packages.as_deref()?;
             leaves += packages.len();
-            (leaves <= LEAVES_AT_ONCE && !packages.is_empty()).then_some(PeerPackages { account: name.as_str(), identity, packages })
+            (leaves <= LEAVES_AT_ONCE && !packages.is_empty()).then_some(PeerPackages {
+                account: name.as_str(),
+                identity,
+                packages,
+            })
         });
         let Some(live) = self.live.get(&account) else { return Ok(false) };
         let change = Change {
@@ -286,8 +293,11 @@ impl Core {
             })?;
             if self.known_fingerprint(account, name).is_some_and(|known| known != identity.fingerprint()) {
                 let text = format!("the identity key of {name} is another one than is known here");
-                let hint = format!("compare the number of `fastchatctl key show {name}`, then `fastchatctl key trust {name}`");
-                return Err(ApiError::new(ErrorCode::IdentityChanged, text).hint(hint).with("contact", name.to_string()));
+                let hint =
+                    format!("compare the number of `fastchatctl key show {name}`, then `fastchatctl key trust {name}`");
+                return Err(ApiError::new(ErrorCode::IdentityChanged, text)
+                    .hint(hint)
+                    .with("contact", name.to_string()));
             }
             identities.push((name.clone(), identity));
         }
