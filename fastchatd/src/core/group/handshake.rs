@@ -43,6 +43,7 @@ impl Core {
             return Ok(true);
         }
         let Some(id) = self.open_conversation(account, chat) else {
+            self.end_tasks(account, chat)?;
             return Ok(false);
         };
         if self.next_task(account, chat, id)? {

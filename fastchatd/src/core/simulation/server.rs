@@ -6,6 +6,7 @@
 mod deliver;
 mod direct;
 mod group;
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
