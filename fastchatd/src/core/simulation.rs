@@ -4,7 +4,7 @@
 //! whom it was not for.
 //!
 //! `FASTCHAT_SEEDS=2000` runs that many sequences in all, `FASTCHAT_SEED=17` replays one of each kind, and
-//! `FASTCHAT_TRACE=1` shows every decision.
+//! `FASTCHAT_TRACE=1` shows every decision and every frame, `FASTCHAT_KEEP_GOING=1` goes on after a failure.
 //!
 //! **Invariant**: a failure prints its seed and the last decisions, and comes again with that seed.
 
@@ -44,12 +44,22 @@ fn sequences(kind: Kind, percent: u64) {
         Some(seed) => seed..seed + 1,
         None => 0..(number("FASTCHAT_SEEDS").unwrap_or(SEEDS) * percent / 100).max(1),
     };
+    let keep_going = std::env::var_os("FASTCHAT_KEEP_GOING").is_some();
+    let mut failed = Vec::new();
     for seed in seeds {
-        let world = World::run(seed, kind);
-        if let Err(findings) = world.check() {
-            panic!("seed {seed}:\n{findings}");
+        let once = std::panic::AssertUnwindSafe(|| {
+            let world = World::run(seed, kind);
+            if let Err(findings) = world.check() {
+                panic!("seed {seed}:\n{findings}");
+            }
+        });
+        match std::panic::catch_unwind(once) {
+            Err(_) if keep_going => failed.push(seed),
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => {}
         }
     }
+    assert!(failed.is_empty(), "these seeds failed: {failed:?}");
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl World {
             }
         }
         self.judge_written(seen, &mut findings);
+        self.judge_read(seen, &mut findings);
         findings.truncate(12);
         if findings.is_empty() { Ok(()) } else { Err(findings.join("\n")) }
     }
@@ -204,6 +205,11 @@ impl World {
             }
             _ => {}
         }
+        let nothing_lost = self.peers.iter().all(|peer| !peer.restored && peer.wiped.is_empty());
+        let sent = lines.clone().filter(|line| line.state == MessageState::Sent).count();
+        if matches!(chat, Chat::Direct(_)) && nothing_lost && strictness == Strictness::Whole && sent > 0 {
+            say(format!("{sent} messages are not known to be delivered"));
+        }
         self.judge_order(chat, &texts, &by, &due, &mut say);
         let anybody_set_back = self.peers.iter().any(|peer| peer.restored);
         for line in shown.lines.iter().filter(|_| strictness == Strictness::Whole && !anybody_set_back) {
@@ -255,6 +261,39 @@ impl World {
             Chat::Group(id) => {
                 let at = self.server.conversations.iter().position(|found| found.id == id);
                 at.map_or_else(|| "a group that is not made".into(), |at| format!("group {at}"))
+            }
+        }
+    }
+
+    // ------------------------------------------------------------ what was read
+
+    /// What one device of a user has read, the others have, as far as it is there.
+    fn judge_read(&self, seen: &[Seen], findings: &mut Vec<String>) {
+        let alive = self.alive();
+        let usable = |who: &&usize| !self.peers[**who].restored && self.peers[**who].wiped.is_empty();
+        for reader in alive.iter().filter(usable) {
+            for other in alive.iter().filter(usable).filter(|other| *other != reader) {
+                if self.peers[*other].user != self.peers[*reader].user {
+                    continue;
+                }
+                for (chat, shown) in &seen[*reader].chats {
+                    let texts = shown.lines.iter().filter(|line| line.kind == MessageKind::Text);
+                    let last = texts.filter(|line| line.position < shown.read_position).last();
+                    let there = seen[*other].chats.get(chat);
+                    let same = last.zip(there).and_then(|(last, there)| {
+                        there.lines.iter().find(|line| line.id == last.id).map(|line| (line, there.read_position))
+                    });
+                    if let Some((line, read)) = same.filter(|(line, read)| line.position >= *read) {
+                        findings.push(format!(
+                            "{}, {}: has not read `{}` (at {}, read before {read}), which {} has",
+                            self.label(*other),
+                            self.chat_label(*chat),
+                            line.text,
+                            line.position,
+                            self.label(*reader)
+                        ));
+                    }
+                }
             }
         }
     }
