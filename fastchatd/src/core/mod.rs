@@ -6,6 +6,7 @@
 //! **Invariant**: an input that fails has changed nothing but what its answer says.
 
 mod aside;
+mod backup;
 mod calls;
 mod devices;
 mod establish;
@@ -30,6 +31,7 @@ use serde_json::Value;
 
 use crate::{
     api::{Alert, Surroundings},
+    backup::Record,
     link::{AccountKey, FromLink, LinkSettings, ToLink},
     sign_in::{PreparedRotation, Rotated, SignedIn},
     store::{
@@ -40,6 +42,7 @@ use crate::{
 
 use live::{ChatWork, Live};
 
+pub use backup::{Mark, Page, Restoring};
 pub use calls::discovery;
 use waits::Waits;
 
@@ -62,6 +65,8 @@ pub enum Input {
     RotationPrepared(CallId, Box<PreparedRotation>),
     /// The server has the account's new identity; the call wants the keys.
     Rotated(CallId, Box<Rotated>),
+    /// A page of a backup is brought to an account; the call wants to know how far it is ([`Restoring`]).
+    Restore(CallId, Box<Restoring>, Vec<Record>),
     /// A device is to be linked to this account; the call wants the grant, `{"grant": [32 bytes]}`.
     Grant(CallId, String),
     /// Time has passed.
@@ -163,6 +168,7 @@ impl Core {
             Input::Link(account, news) => self.take_news(account.0, news)?,
             Input::SignedIn(call, signed) => self.take_sign_in(call, *signed)?,
             Input::RotationPrepared(call, prepared) => self.prepare_rotation(call, &prepared)?,
+            Input::Restore(call, restoring, records) => self.restore(call, *restoring, records)?,
             Input::Grant(call, account) => self.ask_grant(call, &account),
             Input::Rotated(call, rotated) => self.take_rotation(call, &rotated)?,
             Input::Tick => self.tick()?,

@@ -15,7 +15,8 @@ use tokio::{
 
 use crate::{
     api::{Alert, Surroundings},
-    core::{Action, AlertDefaults, CallId, Core, Input, Process},
+    backup::Record,
+    core::{Action, AlertDefaults, CallId, Core, Input, Mark, Page, Process, Restoring},
     link::{self, AccountKey, FromLink, LinkSettings, ToLink, Token},
     root_key::RootKey,
     sign_in::{Access, PreparedRotation, Rotated, SignedIn},
@@ -47,6 +48,14 @@ pub(super) enum Job {
     Rotated(Box<Rotated>, Answer),
     /// The server's grant for a device that is being linked to this account.
     Grant(String, Answer),
+    /// A page of a backup is brought to an account.
+    Restore(Box<Restoring>, Vec<Record>, Answer),
+    /// Whether a backup of that account may be brought to this one.
+    MayRestore(String, String, oneshot::Sender<Result<(), ApiError>>),
+    /// The first page of an account's backup.
+    BeginBackup(String, oneshot::Sender<Result<Page, ApiError>>),
+    /// A later one.
+    GoOnWithBackup(Mark, oneshot::Sender<Result<Page, ApiError>>),
     /// An account's keys, for work aside.
     Access(String, oneshot::Sender<Result<Access, ApiError>>),
     /// The key that a server is known by.
@@ -205,6 +214,13 @@ impl Thread {
                 let call = self.number(answer);
                 self.core.step(now_ms(), Input::Grant(call, account))?;
             }
+            Job::Restore(restoring, records, answer) => {
+                let call = self.number(answer);
+                self.core.step(now_ms(), Input::Restore(call, restoring, records))?;
+            }
+            Job::MayRestore(account, of, answer) => drop(answer.send(self.core.may_restore(&account, &of))),
+            Job::BeginBackup(account, answer) => drop(answer.send(self.core.begin_backup(&account))),
+            Job::GoOnWithBackup(mark, answer) => drop(answer.send(self.core.go_on_with_backup(mark))),
             Job::Access(account, answer) => drop(answer.send(self.core.access(&account))),
             Job::PinOf(server, answer) => drop(answer.send(self.core.pin_of(&server))),
             // A caller that is gone does not need to know.
