@@ -6,6 +6,9 @@
 //! **Invariant**: what is here stays: a backup changes no message, no key and no state of anybody, and nothing that it
 //! brings is unread.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use fastchat_e2ee::{Identity, IdentityKey};
