@@ -116,7 +116,7 @@ pub struct ContactRecord {
 /// A chat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatRecord {
-    /// Its id; a group's is its conversation on the server.
+    /// Its id.
     pub id: String,
     /// With whom it is.
     pub with: ChatWith,
@@ -126,9 +126,6 @@ pub struct ChatRecord {
     /// When the newest message came or was written.
     #[serde(default)]
     pub last_at_ms: u64,
-    /// No more messages than this follow.
-    #[serde(default)]
-    pub messages: u64,
 }
 
 /// With whom a chat is.
@@ -142,6 +139,9 @@ pub enum ChatWith {
     },
     /// A group.
     Group {
+        /// The conversation that it is on the server.
+        #[serde(default)]
+        conversation: String,
         /// Its name.
         name: String,
         /// What it is about.

@@ -41,9 +41,13 @@ fn records() -> Vec<Record> {
         Record::Contact(ContactRecord { name, alias: "B".into(), state, identity, verified: true, removed: false })
     };
     let direct = ChatWith::Direct { contact: "bob".into() };
-    let group = ChatWith::Group { name: "crew".into(), topic: "\u{1b}[31m \u{0}\n".into(), created_at_ms: 4 };
-    let chat =
-        |id: &str, with| Record::Chat(ChatRecord { id: id.into(), with, muted: true, last_at_ms: 9, messages: 300 });
+    let group = ChatWith::Group {
+        conversation: "x".into(),
+        name: "crew".into(),
+        topic: "\u{1b}[31m \u{0}\n".into(),
+        created_at_ms: 4,
+    };
+    let chat = |id: &str, with| Record::Chat(ChatRecord { id: id.into(), with, muted: true, last_at_ms: 9 });
     let mut records = vec![
         Record::Identity(IdentityRecord { pkcs8: Zeroizing::new(vec![0xa5; 1800]) }),
         contact("bob", Some(vec![0, 1, 255])),

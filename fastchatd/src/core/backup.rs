@@ -1,20 +1,11 @@
-//! What a backup takes from an account, and what it brings to one: page by page, so that the core waits for no file.
+//! An account's contacts and history, page by page into a backup and out of one.
 //!
-//! History that is brought goes before the history that is here. A chat's positions begin high ([`FIRST_POSITION`]), so
-//! there is room.
-//!
-//! **Invariant**: what is here stays: a backup changes no message, no key and no state of anybody, and nothing that it
-//! brings is unread.
+//! **Invariant**: what is here already stays as it is; what a backup adds takes its place by time, and counts as read.
 
-#[cfg(test)]
-mod tests;
+use std::collections::BTreeMap;
 
-use std::collections::BTreeSet;
-
-use fastchat_e2ee::{Identity, IdentityKey};
-use fastchat_ipc::{ApiError, ContactState, ErrorCode, EventKind, MessageKind, MessageState};
+use fastchat_ipc::{ApiError, ContactState, ErrorCode, EventKind, MessageState, Restored};
 use fastchat_wire::{AccountName, ConversationId, MessageId};
-use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -25,282 +16,256 @@ use crate::{
     },
 };
 
-use super::{Broken, CallId, Core, view::fingerprint_of};
+use super::{Broken, Core, view::fingerprint_of};
 
-/// The position of a chat's first message.
-pub(super) const FIRST_POSITION: u64 = 1 << 32;
-/// Messages in a page at most.
-const PAGE: usize = 64;
+/// Records in one page.
+const PAGE: usize = 200;
 
-/// How far a backup has come.
+/// Where the next page of a backup begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    account: u32,
-    chat: u32,
-    position: u64,
+pub enum BackupPlace {
+    /// With the contacts from this number on.
+    Contacts(u32),
+    /// With the first chat from this number on.
+    Chats(u32),
+    /// With a chat's messages from this position on.
+    Messages(u32, u64),
 }
 
-/// Some of what belongs into a backup.
-pub struct Page {
-    /// What the backup is of; with the first page.
-    pub header: Option<Header>,
-    /// Records, in their order.
-    pub records: Vec<Record>,
-    /// What is asked for the next page with; `None` after the last one.
-    pub next: Option<Mark>,
-}
-
-/// How far bringing a backup has come. Goes back and forth with the pages.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Restoring {
-    /// The account, as the caller named it.
-    pub account: String,
-    /// Contacts that were not here.
-    pub contacts: u64,
-    /// Chats that were not here.
-    pub chats: u64,
-    /// Messages that were not here.
-    pub messages: u64,
-    /// The chat that messages go into now, and where the next one goes; `None` while they go nowhere.
-    chat: Option<(u32, u64)>,
-}
-
-impl Restoring {
-    /// Before the first page.
-    #[must_use]
-    pub fn into_account(account: String) -> Self {
-        Self { account, ..Self::default() }
-    }
-}
+/// A page of a backup, and where the next one begins.
+pub type BackupPage = (Vec<Record>, Option<BackupPlace>);
 
 impl Core {
-    /// The first page of an account's backup.
+    /// What a backup of an account begins with.
     ///
     /// # Errors
-    /// There is no such account, or its store is damaged.
-    pub fn begin_backup(&self, account: &str) -> Result<Page, ApiError> {
+    /// There is no such account.
+    pub fn backup_header(&self, account: &str, now: u64) -> Result<(Header, Record), ApiError> {
+        let number = self.account_number(account)?;
+        let gone = || ApiError::new(ErrorCode::NoAccount, "the account is gone");
+        let row = self.store.tables().accounts.get(&number).ok_or_else(gone)?;
+        let print = self.live.get(&number).map(|live| live.fingerprint.to_string()).unwrap_or_default();
+        let identity = IdentityRecord { pkcs8: Zeroizing::new(row.identity.clone()) };
+        Ok((Header::new(self.full_name(number), now, print), Record::Identity(identity)))
+    }
+
+    /// The next page of a backup of an account, by its full name.
+    ///
+    /// # Errors
+    /// The account is gone, or the disk fails.
+    pub fn backup_page(&self, account: &str, place: BackupPlace) -> Result<BackupPage, ApiError> {
         let account = self.account_number(account)?;
-        let row = self.store.tables().accounts.get(&account).ok_or_else(damaged)?;
-        let identity = Identity::from_bytes(&row.identity).map_err(|_| damaged())?;
-        let fingerprint = identity.public().fingerprint().to_string();
-        let mut records = vec![Record::Identity(IdentityRecord { pkcs8: Zeroizing::new(row.identity.clone()) })];
-        records.extend(self.contacts_of(account).map(|(_, contact)| Record::Contact(contact_record(contact))));
-        let next = self.mark_chat(account, 0)?;
-        Ok(Page { header: Some(Header::new(self.full_name(account), self.now, fingerprint)), records, next })
-    }
-
-    /// The page after that.
-    ///
-    /// # Errors
-    /// The account is gone, or its store is damaged.
-    pub fn go_on_with_backup(&self, mark: Mark) -> Result<Page, ApiError> {
-        let Mark { account, chat, position } = mark;
-        let mut records = Vec::new();
-        if position == 0 {
-            records.extend(self.chat_record(account, chat)?.map(Record::Chat));
-        }
-        let messages = self.store.messages_from(account, chat, position, PAGE).map_err(|_| damaged())?;
-        let next = match messages.last() {
-            Some((last, _)) => Some(Mark { position: last + 1, ..mark }),
-            None => self.mark_chat(account, chat.saturating_add(1))?,
-        };
-        records.extend(messages.into_iter().map(|(_, row)| Record::Message(message_record(row))));
-        Ok(Page { header: None, records, next })
-    }
-
-    /// The beginning of the first chat from this number on.
-    fn mark_chat(&self, account: u32, from: u32) -> Result<Option<Mark>, ApiError> {
-        if !self.store.tables().accounts.contains_key(&account) {
-            return Err(ApiError::new(ErrorCode::NoAccount, "the account is gone; there is nothing to back up"));
-        }
-        let chat = self.chats_of(account).map(|(number, _)| number).find(|number| *number >= from);
-        Ok(chat.map(|chat| Mark { account, chat, position: 0 }))
-    }
-
-    fn chat_record(&self, account: u32, number: u32) -> Result<Option<ChatRecord>, ApiError> {
-        let Some(row) = self.chat_row(account, number) else { return Ok(None) };
-        let with = match (self.contact_of_chat(account, number), self.group_row(account, number)) {
-            (Some(contact), _) => ChatWith::Direct { contact: contact.name.to_string() },
-            (None, Some(GroupRow { name, topic, created_at_ms, .. })) => {
-                ChatWith::Group { name: name.clone(), topic: topic.clone(), created_at_ms: *created_at_ms }
+        match place {
+            BackupPlace::Contacts(from) => {
+                let contacts = self.contacts_of(account).filter(|(number, _)| *number >= from).take(PAGE + 1);
+                let contacts: Vec<(u32, &ContactRow)> = contacts.collect();
+                let next = contacts.get(PAGE).map_or(BackupPlace::Chats(0), |(number, _)| BackupPlace::Contacts(*number));
+                let records = contacts.iter().take(PAGE).map(|(_, row)| Record::Contact(contact_record(row)));
+                Ok((records.collect(), Some(next)))
             }
-            (None, None) => return Ok(None),
-        };
-        let first = self.store.messages_from(account, number, 0, 1).map_err(|_| damaged())?;
-        let messages = first.first().map_or(0, |(first, _)| row.next_position.saturating_sub(*first));
-        Ok(Some(ChatRecord { id: row.id.clone(), with, muted: row.muted, last_at_ms: row.last_at_ms, messages }))
+            BackupPlace::Chats(from) => {
+                let Some((number, row)) = self.chats_of(account).find(|(number, _)| *number >= from) else {
+                    return Ok((Vec::new(), None));
+                };
+                let records = self.chat_record(account, number, row).map(Record::Chat);
+                let next = match &records {
+                    Some(_) => BackupPlace::Messages(number, 0),
+                    None => BackupPlace::Chats(number + 1),
+                };
+                Ok((records.into_iter().collect(), Some(next)))
+            }
+            BackupPlace::Messages(chat, from) => {
+                let failed = |error: StoreError| ApiError::new(ErrorCode::Internal, error.to_string());
+                let rows = self.store.history_from(account, chat, from, PAGE).map_err(failed)?;
+                let next = match rows.last() {
+                    Some((position, _)) if rows.len() == PAGE => BackupPlace::Messages(chat, position + 1),
+                    _ => BackupPlace::Chats(chat + 1),
+                };
+                Ok((rows.into_iter().map(|(_, row)| Record::Message(message_record(row))).collect(), Some(next)))
+            }
+        }
     }
 
-    /// Whether a backup may be brought to an account.
+    fn chat_record(&self, account: u32, number: u32, row: &ChatRow) -> Option<ChatRecord> {
+        let with = match row.peer {
+            Peer::Contact(_) => ChatWith::Direct { contact: self.contact_of_chat(account, number)?.name.to_string() },
+            Peer::Group => {
+                let group = self.group_row(account, number)?;
+                ChatWith::Group {
+                    conversation: row.id.clone(),
+                    name: group.name.clone(),
+                    topic: group.topic.clone(),
+                    created_at_ms: group.created_at_ms,
+                }
+            }
+            Peer::Own => return None,
+        };
+        Some(ChatRecord { id: row.id.clone(), with, muted: row.muted, last_at_ms: row.last_at_ms })
+    }
+
+    /// Whether a backup is of this account; gives the account's full name.
     ///
     /// # Errors
-    /// There is no such account, or the backup is another one's.
-    pub fn may_restore(&self, account: &str, of: &str) -> Result<(), ApiError> {
-        let full = self.full_name(self.account_number(account)?);
-        if full == of {
-            return Ok(());
+    /// It is of another one, or there is no such account, or no room.
+    pub fn may_restore(&self, account: &str, backup_of: &str) -> Result<String, ApiError> {
+        let number = self.account_number(account)?;
+        let own = self.own_name(number);
+        if backup_of.split('@').next() != Some(own.as_str()) {
+            let text = format!("that is a backup of {}, not of {}", backup_of.escape_default(), self.full_name(number));
+            return Err(ApiError::new(ErrorCode::Refused, text).hint("name the account: --account USER@HOST"));
         }
-        Err(ApiError::new(ErrorCode::Refused, format!("the backup is of {of}, not of {full}"))
-            .hint("name its account with `--account`; log in to it first if it is not here"))
+        if !self.store.has_room() {
+            return Err(ApiError::new(ErrorCode::StorageFull, "the disk is full: nothing was restored"));
+        }
+        Ok(self.full_name(number))
     }
 
-    /// Takes a page of a backup in; the call wants to know how far it is.
-    pub(super) fn restore(
+    /// Takes contacts of a backup over: those that are not here.
+    pub(super) fn restore_contacts(
         &mut self,
-        call: CallId,
-        mut restoring: Restoring,
-        records: Vec<Record>,
+        account: &str,
+        records: Vec<ContactRecord>,
+        restored: &mut Restored,
     ) -> Result<(), Broken> {
-        let account = match self.account_number(&restoring.account) {
-            Ok(account) if self.store.has_room() => account,
-            Ok(_) => {
-                let full = ApiError::new(ErrorCode::StorageFull, "the disk is full: not all of the backup is here");
-                self.answer::<()>(call, Err(full.hint("free some space and restore again: what is here stays")));
-                return Ok(());
-            }
-            Err(error) => {
-                self.answer::<()>(call, Err(error));
-                return Ok(());
-            }
-        };
-        let mut messages = Vec::new();
+        let Ok(account) = self.account_number(account) else { return Ok(()) };
         for record in records {
-            if let Record::Message(message) = record {
-                messages.push(message);
+            let Ok(name) = record.name.parse::<AccountName>() else { continue };
+            if self.is_own_name(account, &name) || self.contact_named(account, &name).is_some() {
                 continue;
             }
-            self.bring_messages(account, &mut restoring, std::mem::take(&mut messages))?;
-            match record {
-                Record::Contact(contact) => self.bring_contact(account, &mut restoring, contact)?,
-                Record::Chat(chat) => self.bring_chat(account, &mut restoring, &chat)?,
-                // The account has its identity; another one would not be that of its devices.
-                Record::Identity(_) | Record::Message(_) => {}
+            let (number, mut contact) = self.contact_for(account, &name, record.state);
+            let print = fingerprint_of(record.identity.as_deref());
+            let known = self.known_fingerprint(account, &name);
+            // What a group has shown meanwhile is newer than the backup.
+            if print.is_some() && (known.is_none() || known == print) {
+                contact.identity = record.identity;
+                contact.verified = record.verified;
             }
+            contact.alias = record.alias;
+            contact.removed = record.removed;
+            contact.block_told = record.state != ContactState::Blocked;
+            let mut write = Write::default();
+            if let Some(mut row) = self.store.tables().accounts.get(&account).cloned() {
+                row.next_contact = row.next_contact.max(number + 1);
+                write.account(account, row);
+            }
+            write.contact(account, number, Some(contact));
+            self.commit(write, account, vec![EventKind::ContactChanged { contact: name.to_string() }])?;
+            restored.contacts += 1;
         }
-        self.bring_messages(account, &mut restoring, messages)?;
-        self.answer(call, Ok(restoring));
+        self.share_presence(account);
         Ok(())
     }
 
-    fn bring_contact(&mut self, account: u32, restoring: &mut Restoring, record: ContactRecord) -> Result<(), Broken> {
-        let Ok(name) = record.name.parse::<AccountName>() else { return Ok(()) };
-        let identity = record.identity.filter(|key| IdentityKey::from_der(key).is_ok());
-        let is_new = self.contact_named(account, &name).is_none();
-        let (number, mut row) = self.contact_for(account, &name, record.state);
-        let before = row.clone();
-        if is_new {
-            restoring.contacts += 1;
-            row.before_block = ContactState::Accepted;
-            row.block_told = record.state != ContactState::Blocked;
-            row.removed = record.removed;
+    /// Takes messages of a backup's chat over: those that are not here, each at its place in time.
+    pub(super) fn restore_chat(
+        &mut self,
+        account: &str,
+        record: &ChatRecord,
+        messages: Vec<MessageRecord>,
+        restored: &mut Restored,
+    ) -> Result<(), Broken> {
+        let Ok(account) = self.account_number(account) else { return Ok(()) };
+        let Some((number, mut chat, mut write, new)) = self.chat_to_restore(account, record) else { return Ok(()) };
+        restored.chats += u64::from(new);
+        let here = if new { Vec::new() } else { self.store.history_from(account, number, 0, usize::MAX)? };
+        let mut rows: Vec<(Option<u64>, MessageRow)> = Vec::with_capacity(here.len() + messages.len());
+        let known: std::collections::BTreeSet<MessageId> = here.iter().map(|(_, row)| row.id).collect();
+        for message in messages {
+            if let Some(row) = message_row(message).filter(|row| !known.contains(&row.id)) {
+                restored.messages += 1;
+                rows.push((None, row));
+            }
         }
-        if row.identity.is_none() {
-            row.identity = identity.clone();
-        }
-        row.verified |= record.verified && identity.is_some() && row.identity == identity;
-        if row.alias.is_empty() && !self.is_called(account, &record.alias) {
-            row.alias = record.alias;
-        }
-        if !is_new && row == before {
+        if rows.is_empty() && !new {
             return Ok(());
         }
-        let mut write = Write::default();
-        if let Some(mut own) = self.store.tables().accounts.get(&account).cloned() {
-            own.next_contact = own.next_contact.max(number + 1);
-            write.account(account, own);
-        }
-        write.contact(account, number, Some(row));
-        self.commit(write, account, vec![EventKind::ContactChanged { contact: name.to_string() }])
-    }
-
-    /// Whether somebody is named or called so already.
-    fn is_called(&self, account: u32, alias: &str) -> bool {
-        self.contacts_of(account).any(|(_, row)| row.alias == alias || row.name.as_str() == alias)
-    }
-
-    fn bring_chat(&mut self, account: u32, restoring: &mut Restoring, record: &ChatRecord) -> Result<(), Broken> {
-        restoring.chat = None;
-        let mut write = Write::default();
-        let (number, mut row) = match &record.with {
-            ChatWith::Direct { contact } => {
-                let Some((contact, mut contact_row)) = self.known_contact(account, contact) else { return Ok(()) };
-                let (number, row) = self.chat_for(account, contact, &mut contact_row);
-                write.contact(account, contact, Some(contact_row));
-                (number, row)
+        rows.extend(here.into_iter().map(|(position, row)| (Some(position), row)));
+        // Stable: what has one time keeps its order. What was here keeps its own.
+        rows.sort_by_key(|(_, row)| if row.accepted_at_ms > 0 { row.accepted_at_ms } else { row.sent_at_ms });
+        let mut moved = BTreeMap::new();
+        let mut read = None;
+        for (position, (old, row)) in (1_u64..).zip(&rows) {
+            if let Some(old) = old {
+                moved.insert(*old, position);
+                if *old >= chat.read_position && chat.unread > 0 {
+                    read.get_or_insert(position);
+                }
             }
-            ChatWith::Group { name, topic, created_at_ms } => {
-                let Ok(id) = record.id.parse::<ConversationId>() else { return Ok(()) };
-                let (number, row) = self.group_chat(account, id);
-                if row.peer != Peer::Group {
-                    return Ok(());
+            if *old != Some(position) {
+                write.message(account, number, position, row)?;
+            }
+        }
+        chat.next_position = rows.len() as u64 + 1;
+        chat.read_position = read.unwrap_or(chat.next_position);
+        self.move_undelivered(&mut write, account, number, &moved)?;
+        let id = chat.id.clone();
+        write.chat(account, number, Some(chat));
+        self.commit(write, account, vec![EventKind::ChatChanged { chat: id }])
+    }
+
+    /// The chat that a record is of, or a new one; with the records that make a new one.
+    fn chat_to_restore(&self, account: u32, record: &ChatRecord) -> Option<(u32, ChatRow, Write, bool)> {
+        let mut write = Write::default();
+        let (number, chat, new) = match &record.with {
+            ChatWith::Direct { contact } => {
+                let name = contact.parse::<AccountName>().ok()?;
+                let (contact_number, mut contact) = self.contact_for(account, &name, ContactState::Accepted);
+                let new = contact.chat.is_none();
+                let (number, chat) = self.chat_for(account, contact_number, &mut contact);
+                write.contact(account, contact_number, Some(contact));
+                if let Some(mut row) = self.store.tables().accounts.get(&account).cloned() {
+                    row.next_contact = row.next_contact.max(contact_number + 1);
+                    row.next_chat = row.next_chat.max(number + 1);
+                    write.account(account, row);
                 }
-                if self.group_row(account, number).is_none() {
-                    write.group(account, number, Some(left_group(name, topic, *created_at_ms)));
+                (number, chat, new)
+            }
+            ChatWith::Group { conversation, name, topic, created_at_ms } => {
+                let id = conversation.parse::<ConversationId>().ok()?;
+                let (number, chat) = self.group_chat(account, id);
+                let new = self.group_row(account, number).is_none();
+                if new {
+                    let group = GroupRow {
+                        name: name.clone(),
+                        topic: topic.clone(),
+                        standing: Standing::Left,
+                        members: Vec::new(),
+                        created_at_ms: *created_at_ms,
+                        epoch: 0,
+                        authenticator: Vec::new(),
+                    };
+                    write.group(account, number, Some(group));
+                    let mut row = self.store.tables().accounts.get(&account).cloned()?;
+                    row.next_chat = row.next_chat.max(number + 1);
+                    write.account(account, row);
                 }
-                (number, row)
+                (number, chat, new)
             }
         };
-        if self.chat_row(account, number).is_none() {
-            restoring.chats += 1;
-            row.muted = record.muted;
-            row.last_at_ms = record.last_at_ms;
-        }
-        let first = self.store.messages_from(account, number, 0, 1)?.first().map_or(row.next_position, |(at, _)| *at);
-        // Without room before them (an earlier layout), older messages stand behind newer ones: better than nowhere.
-        let at = first.checked_sub(record.messages).filter(|at| *at > 0).unwrap_or(row.next_position);
-        row.read_position = row.read_position.max(first);
-        restoring.chat = Some((number, at));
-        let chat = row.id.clone();
-        if let Some(mut own) = self.store.tables().accounts.get(&account).cloned() {
-            own.next_chat = own.next_chat.max(number + 1);
-            write.account(account, own);
-        }
-        write.chat(account, number, Some(row));
-        self.commit(write, account, vec![EventKind::ChatChanged { chat }])
+        let muted = if new { record.muted } else { chat.muted };
+        let last_at_ms = if new { record.last_at_ms } else { chat.last_at_ms };
+        Some((number, ChatRow { muted, last_at_ms, ..chat }, write, new))
     }
 
-    fn known_contact(&self, account: u32, name: &str) -> Option<(u32, ContactRow)> {
-        let name = name.parse::<AccountName>().ok()?;
-        self.contact_named(account, &name).map(|(number, row)| (number, row.clone()))
-    }
-
-    fn bring_messages(
-        &mut self,
+    fn move_undelivered(
+        &self,
+        write: &mut Write,
         account: u32,
-        restoring: &mut Restoring,
-        messages: Vec<MessageRecord>,
+        chat: u32,
+        moved: &BTreeMap<u64, u64>,
     ) -> Result<(), Broken> {
-        let Some((number, mut at)) = restoring.chat.filter(|_| !messages.is_empty()) else { return Ok(()) };
-        let Some(mut chat) = self.chat_row(account, number) else { return Ok(()) };
-        let (mut write, mut brought) = (Write::default(), BTreeSet::new());
-        for row in messages.into_iter().filter_map(message_row) {
-            if let Some(here) = self.store.position_of(account, number, row.id)? {
-                at = here + 1;
-                continue;
+        let conversations = self.store.tables().conversations.iter();
+        let conversations = conversations.filter(|((owner, _), row)| *owner == account && row.chat == chat);
+        for ((_, id), _) in conversations {
+            for (seq, position) in self.store.undelivered(account, *id, u64::MAX)? {
+                if let Some(position) = moved.get(&position) {
+                    write.undelivered(account, *id, seq, Some(*position))?;
+                }
             }
-            if !brought.insert(row.id) {
-                continue;
-            }
-            if at < chat.next_position && self.store.message(account, number, at)?.is_some() {
-                at = chat.next_position;
-            }
-            write.message(account, number, at, &row)?;
-            at += 1;
-            chat.next_position = chat.next_position.max(at);
         }
-        restoring.messages += brought.len() as u64;
-        restoring.chat = Some((number, at));
-        write_chat(&mut write, account, number, chat);
-        self.commit(write, account, Vec::new())
+        Ok(())
     }
-}
-
-/// What is brought behind the read position would be unread: it is not.
-fn write_chat(write: &mut Write, account: u32, number: u32, mut chat: ChatRow) {
-    if chat.unread == 0 {
-        chat.read_position = chat.next_position;
-    }
-    write.chat(account, number, Some(chat));
 }
 
 fn contact_record(row: &ContactRow) -> ContactRecord {
@@ -308,7 +273,7 @@ fn contact_record(row: &ContactRow) -> ContactRecord {
         name: row.name.to_string(),
         alias: row.alias.clone(),
         state: row.state,
-        identity: row.identity.clone().filter(|key| fingerprint_of(Some(key)).is_some()),
+        identity: row.identity.clone(),
         verified: row.verified,
         removed: row.removed,
     }
@@ -318,7 +283,7 @@ fn message_record(row: MessageRow) -> MessageRecord {
     MessageRecord {
         id: row.id.to_string(),
         mine: row.mine,
-        from: row.from.map(|from| from.to_string()).unwrap_or_default(),
+        from: row.from.map_or_else(String::new, |from| from.to_string()),
         sent_at_ms: row.sent_at_ms,
         accepted_at_ms: row.accepted_at_ms,
         kind: row.kind,
@@ -328,40 +293,22 @@ fn message_record(row: MessageRow) -> MessageRecord {
     }
 }
 
-/// `None` for what no history has.
 fn message_row(record: MessageRecord) -> Option<MessageRow> {
     let from = if record.from.is_empty() { None } else { Some(record.from.parse().ok()?) };
-    let settled = match record.state {
-        // Only the outbox has these; what became of them is not known.
-        MessageState::Queued | MessageState::Held => MessageState::Failed,
-        settled => settled,
+    // What was under way when the backup was made has come to its end long since, one way or the other.
+    let state = match record.state {
+        MessageState::Queued | MessageState::Held => MessageState::Sent,
+        state => state,
     };
     Some(MessageRow {
-        id: record.id.parse::<MessageId>().ok()?,
+        id: record.id.parse().ok()?,
         mine: record.mine,
         from,
-        held: record.held && record.kind == MessageKind::Text,
+        held: record.held,
         sent_at_ms: record.sent_at_ms,
         accepted_at_ms: record.accepted_at_ms,
         kind: record.kind,
-        state: settled,
+        state,
         text: record.text,
     })
-}
-
-/// A group of which only the history is here. If the account is a member of it, the server says so.
-fn left_group(name: &str, topic: &str, created_at_ms: u64) -> GroupRow {
-    GroupRow {
-        name: name.to_owned(),
-        topic: topic.to_owned(),
-        standing: Standing::Left,
-        members: Vec::new(),
-        created_at_ms,
-        epoch: 0,
-        authenticator: Vec::new(),
-    }
-}
-
-fn damaged() -> ApiError {
-    ApiError::new(ErrorCode::Internal, StoreError::Damaged.to_string())
 }

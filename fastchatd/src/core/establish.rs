@@ -314,6 +314,10 @@ impl Core {
         // The server says it on every connection.
         let open = self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed);
         let Some(chat) = open.map(|row| row.chat) else { return Ok(()) };
+        // How a group ends for us, its log says; what stands there before that is ours to read.
+        if self.chat_row(account, chat).is_some_and(|row| row.peer == Peer::Group) {
+            return Ok(());
+        }
         self.end_conversation(account, chat, id)?;
         self.pump(account, chat)
     }

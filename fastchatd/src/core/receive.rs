@@ -85,6 +85,11 @@ impl Core {
         let Some(missing) = entry.seq.checked_sub(step.conversation.cursor + 1) else { return Ok(None) };
         // On its way in again, a device opens nothing of what came before.
         if step.standing(self) == Some(Standing::Joining) {
+            // Its external commit may come out of the log before the server's answer to it does.
+            let chat = step.conversation.chat;
+            if let Some(row) = self.store.handshake(account, chat)?.filter(|row| row.is_rejoin(&entry)) {
+                self.rejoined(account, chat, &row, entry.seq)?;
+            }
             return Ok(None);
         }
         if missing > 0 {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::store::rows::{ChatRow, ContactRow, GroupRow, MessageRow, OutboxRow, Peer, Standing};
 
-use super::{Broken, Core, backup::FIRST_POSITION, outbox::held_reason};
+use super::{Broken, Core, outbox::held_reason};
 
 /// What we call somebody.
 pub(super) fn shown_name(contact: &ContactRow) -> String {
@@ -171,7 +171,7 @@ impl Core {
             peer,
             conversation: None,
             replaces: None,
-            next_position: FIRST_POSITION,
+            next_position: 1,
             next_outbox: 1,
             unread: 0,
             read_position: 0,

@@ -13,7 +13,6 @@ use serde_json::Value;
 use tokio::sync::{Mutex, oneshot};
 
 use super::{
-    backups::verify_backup,
     front::{Front, stopping},
     now_ms,
     thread::Job,
@@ -66,7 +65,7 @@ impl Front {
             Request::LinkDevice(params) => self.link_device(params).await,
             Request::ConfirmDeviceLink(params) => self.confirm_device_link(&params).await,
             Request::CreateBackup(params) => self.create_backup(params).await,
-            Request::VerifyBackup(params) => verify_backup(params).await,
+            Request::VerifyBackup(params) => self.verify_backup(params).await,
             Request::RestoreBackup(params) => self.restore_backup(params).await,
             other => Err(ApiError::new(ErrorCode::Internal, format!("{} does not come here", other.name()))),
         }

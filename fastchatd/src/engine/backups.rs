@@ -1,159 +1,165 @@
-//! The calls of backups: between the core, which gives and takes pages, and a thread that works on the file.
+//! Backups: records between the core and a file, a page at a time, so that the engine goes on meanwhile.
 //!
-//! **Invariant**: neither waits for the other with more than a page in hand, and a writer that is told no end has failed.
+//! **Invariant**: the file's work (stretching the passphrase, the disk) blocks neither the engine nor another call; what
+//! is under way at once is bounded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use fastchat_ipc::{ApiError, Backup, BackupFile, BackupInfo, ErrorCode, Restored};
+use fastchat_ipc::{ApiError, Backup as BackupParams, BackupFile, ErrorCode, Restored};
 use serde_json::Value;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::spawn_blocking,
-};
-use zeroize::Zeroizing;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     aside::value,
     front::{Front, stopping},
+    now_ms,
     thread::Job,
 };
 use crate::{
-    backup::{self, Header, Record},
-    core::{Page, Restoring},
+    backup::{self, Backup, ChatRecord, ContactRecord, Header, MessageRecord, Record},
+    core::BackupPlace,
 };
 
-/// Records between the core and the file at most.
-const RECORDS: usize = 128;
-/// Records that are brought in one step.
-const PAGE: usize = 64;
+/// Pages that wait between core and file.
+const PAGES: usize = 2;
+/// Records that are taken over in one step of the core.
+const AT_ONCE: usize = 500;
+/// Messages of one chat that are put in their places at once.
+const MESSAGES_AT_ONCE: usize = 50_000;
 
-/// What a reader finds.
-enum Found {
-    /// The backup is whole.
-    Whole(BackupInfo),
-    Records(Vec<Record>),
+type Page = Result<Vec<Record>, ApiError>;
+
+/// A piece of a backup, as the core takes it.
+enum Piece {
+    Contacts(Vec<ContactRecord>),
+    Chat(ChatRecord, Vec<MessageRecord>),
 }
 
 impl Front {
-    pub(super) async fn create_backup(&self, params: Backup) -> Result<Value, ApiError> {
-        let account = params.account;
-        let page = self.ask_page(|answer| Job::BeginBackup(account, answer)).await?;
-        let header = page.header.clone().ok_or_else(stopping)?;
-        let (records, taken) = mpsc::channel(RECORDS);
-        let (path, passphrase) = (PathBuf::from(params.path), Zeroizing::new(params.passphrase));
-        let writing = spawn_blocking(move || write(&path, &passphrase, &header, taken));
-        let fed = self.feed(page, &records).await;
-        // The writer may have gone because of an error of its own, which says more.
-        let _ = records.send(fed.map(|()| None)).await;
-        drop(records);
-        value(&writing.await.map_err(|error| broke(&error))??)
-    }
-
-    async fn feed(
-        &self,
-        mut page: Page,
-        records: &mpsc::Sender<Result<Option<Record>, ApiError>>,
-    ) -> Result<(), ApiError> {
-        loop {
-            for record in page.records {
-                if records.send(Ok(Some(record))).await.is_err() {
-                    return Ok(());
+    pub(super) async fn create_backup(&self, params: BackupParams) -> Result<Value, ApiError> {
+        let (header, identity) = self.ask_core(|answer| Job::BackupHeader(params.account, now_ms(), answer)).await?;
+        let (pages, written) = mpsc::channel::<Page>(PAGES);
+        let account = header.account.clone();
+        let writing = tokio::task::spawn_blocking(move || write(&params.path, &params.passphrase, &header, written));
+        // When the file cannot be written, nobody takes pages any more: then its error says why.
+        let _ = pages.send(Ok(vec![identity])).await;
+        let mut place = Some(BackupPlace::Contacts(0));
+        while let Some(here) = place {
+            let name = account.clone();
+            match self.ask_core(|answer| Job::BackupPage(name, here, answer)).await {
+                Ok((records, next)) => {
+                    place = next;
+                    if pages.send(Ok(records)).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    let _ = pages.send(Err(error)).await;
+                    break;
                 }
             }
-            let Some(mark) = page.next else { return Ok(()) };
-            page = self.ask_page(|answer| Job::GoOnWithBackup(mark, answer)).await?;
         }
+        drop(pages);
+        value(&writing.await.map_err(|_| stopping())??)
     }
 
-    async fn ask_page(
+    pub(super) async fn verify_backup(&self, params: BackupFile) -> Result<Value, ApiError> {
+        let reading = tokio::task::spawn_blocking(move || backup::verify(Path::new(&params.path), &params.passphrase));
+        value(&reading.await.map_err(|_| stopping())??)
+    }
+
+    pub(super) async fn restore_backup(&self, params: BackupParams) -> Result<Value, ApiError> {
+        let _turn = self.turn.lock().await;
+        let path = PathBuf::from(&params.path);
+        let opening = tokio::task::spawn_blocking(move || Backup::open(&path, &params.passphrase));
+        let mut opened = opening.await.map_err(|_| stopping())??;
+        let info = opened.info.clone();
+        let of = info.account.clone();
+        let account = self.ask_core(|answer| Job::MayRestore(params.account, of, answer)).await?;
+        let mut restored = Restored { backup: info, contacts: 0, chats: 0, messages: 0 };
+        let (pieces, mut taken) = mpsc::channel(PAGES);
+        let reading = tokio::task::spawn_blocking(move || {
+            opened.records().and_then(|records| cut(records, &mut |piece| pieces.blocking_send(piece).is_ok()))
+        });
+        while let Some(piece) = taken.recv().await {
+            let name = account.clone();
+            let counted = match piece {
+                Piece::Contacts(contacts) => {
+                    self.ask(|answer| Job::RestoredContacts(name, contacts, restored, answer)).await?
+                }
+                Piece::Chat(chat, messages) => {
+                    self.ask(|answer| Job::RestoredChat(name, Box::new(chat), messages, restored, answer)).await?
+                }
+            };
+            restored = serde_json::from_value(counted)
+                .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
+        }
+        reading.await.map_err(|_| stopping())??;
+        value(&restored)
+    }
+
+    async fn ask_core<T>(
         &self,
-        job: impl FnOnce(oneshot::Sender<Result<Page, ApiError>>) -> Job,
-    ) -> Result<Page, ApiError> {
+        job: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Job,
+    ) -> Result<T, ApiError> {
         let (answer, answered) = oneshot::channel();
         self.jobs()?.send(job(answer)).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())?
     }
-
-    pub(super) async fn restore_backup(&self, params: Backup) -> Result<Value, ApiError> {
-        // That there is such an account is known before the passphrase is worked on.
-        self.jobs()?;
-        let (found, mut reading) = mpsc::channel(1);
-        let (path, passphrase) = (PathBuf::from(params.path), Zeroizing::new(params.passphrase));
-        let reader = spawn_blocking(move || read(&path, &passphrase, &found));
-        let mut restoring = Restoring::into_account(params.account);
-        let mut whole = None;
-        while let Some(found) = reading.recv().await {
-            match found {
-                Found::Whole(info) => {
-                    self.may_restore(&restoring.account, &info.account).await?;
-                    whole = Some(info);
-                }
-                Found::Records(records) => {
-                    let page = Box::new(restoring);
-                    let so_far = self.ask(|answer| Job::Restore(page, records, answer)).await?;
-                    restoring = serde_json::from_value(so_far).map_err(|error| broke(&error))?;
-                }
-            }
-        }
-        reader.await.map_err(|error| broke(&error))??;
-        let Restoring { contacts, chats, messages, .. } = restoring;
-        value(&Restored { backup: whole.ok_or_else(stopping)?, contacts, chats, messages })
-    }
-
-    async fn may_restore(&self, account: &str, of: &str) -> Result<(), ApiError> {
-        let (answer, answered) = oneshot::channel();
-        self.jobs()?.send(Job::MayRestore(account.into(), of.into(), answer)).await.map_err(|_| stopping())?;
-        answered.await.map_err(|_| stopping())?
-    }
-}
-
-/// Needs no store: a backup can be looked at anywhere.
-pub(super) async fn verify_backup(params: BackupFile) -> Result<Value, ApiError> {
-    let (path, passphrase) = (PathBuf::from(params.path), Zeroizing::new(params.passphrase));
-    let verified = spawn_blocking(move || backup::verify(&path, &passphrase)).await;
-    value(&verified.map_err(|error| broke(&error))??)
 }
 
 fn write(
-    path: &std::path::Path,
+    path: &str,
     passphrase: &str,
     header: &Header,
-    mut taken: mpsc::Receiver<Result<Option<Record>, ApiError>>,
-) -> Result<BackupInfo, ApiError> {
-    let mut ended = false;
-    let records = std::iter::from_fn(|| {
-        if ended {
-            return None;
-        }
-        match taken.blocking_recv() {
-            Some(Ok(Some(record))) => Some(Ok(record)),
-            Some(Ok(None)) => {
-                ended = true;
-                None
-            }
-            Some(Err(error)) => Some(Err(error)),
-            // Whoever fed us is gone in the middle of it.
-            None => Some(Err(stopping())),
-        }
+    mut pages: mpsc::Receiver<Page>,
+) -> Result<fastchat_ipc::BackupInfo, ApiError> {
+    let pages = std::iter::from_fn(move || pages.blocking_recv());
+    let records = pages.flat_map(|page| match page {
+        Ok(records) => records.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(error) => vec![Err(error)],
     });
-    backup::write(path, passphrase, header, records)
+    backup::write(Path::new(path), passphrase, header, records)
 }
 
-fn read(path: &std::path::Path, passphrase: &str, found: &mpsc::Sender<Found>) -> Result<(), ApiError> {
-    let mut backup = backup::Backup::open(path, passphrase)?;
-    if found.blocking_send(Found::Whole(backup.info.clone())).is_err() {
-        return Ok(());
-    }
-    let mut records = backup.records()?;
-    loop {
-        let page = records.by_ref().take(PAGE).collect::<Result<Vec<_>, _>>()?;
-        // When nobody takes them any more, the error is said elsewhere.
-        if page.is_empty() || found.blocking_send(Found::Records(page)).is_err() {
-            return Ok(());
+/// Cuts a backup's records into pieces. `give` tells whether anybody takes more.
+fn cut(
+    records: impl Iterator<Item = Result<Record, ApiError>>,
+    give: &mut dyn FnMut(Piece) -> bool,
+) -> Result<(), ApiError> {
+    let mut contacts = Vec::new();
+    let mut chat: Option<(ChatRecord, Vec<MessageRecord>)> = None;
+    for record in records {
+        match record? {
+            Record::Identity(_) => {}
+            Record::Contact(contact) => {
+                contacts.push(contact);
+                if contacts.len() >= AT_ONCE && !give(Piece::Contacts(std::mem::take(&mut contacts))) {
+                    return Ok(());
+                }
+            }
+            Record::Chat(next) => {
+                if !give(Piece::Contacts(std::mem::take(&mut contacts))) {
+                    return Ok(());
+                }
+                if let Some((chat, messages)) = chat.replace((next, Vec::new()))
+                    && !give(Piece::Chat(chat, messages))
+                {
+                    return Ok(());
+                }
+            }
+            Record::Message(message) => {
+                let Some((of, messages)) = &mut chat else { continue };
+                messages.push(message);
+                if messages.len() >= MESSAGES_AT_ONCE && !give(Piece::Chat(of.clone(), std::mem::take(messages))) {
+                    return Ok(());
+                }
+            }
         }
     }
-}
-
-fn broke(error: &dyn std::fmt::Display) -> ApiError {
-    ApiError::new(ErrorCode::Internal, format!("the backup was broken off: {error}"))
+    give(Piece::Contacts(contacts));
+    if let Some((chat, messages)) = chat {
+        give(Piece::Chat(chat, messages));
+    }
+    Ok(())
 }

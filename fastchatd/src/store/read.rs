@@ -48,15 +48,15 @@ impl Store {
     ///
     /// # Errors
     /// A damaged record or the disk.
-    pub fn messages_from(
+    pub fn history_from(
         &self,
         account: u32,
         chat: u32,
-        position: u64,
+        from: u64,
         limit: usize,
     ) -> Result<Vec<(u64, MessageRow)>, StoreError> {
         let prefix = Place::account(place::MESSAGE, account).u32(chat);
-        let (low, high) = (prefix.clone().u64(position).into_bytes(), prefix.u64(u64::MAX).into_bytes());
+        let (low, high) = (prefix.clone().u64(from).into_bytes(), prefix.u64(u64::MAX).into_bytes());
         self.tree.range(low..high).take(limit).map(|record| self.numbered(record)).collect()
     }
 

@@ -5,11 +5,12 @@
 
 use fastchat_e2ee::{Applied, ProcessError, Processed, Transaction};
 use fastchat_ipc::EventKind;
-use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId};
+use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1};
+use prost::Message as _;
 
 use crate::store::{
     StoreError,
-    rows::{HandshakeKind, Peer, Standing},
+    rows::{HandshakeKind, HandshakeRow, Peer, Standing},
 };
 
 use super::super::{Broken, Core, step::Step};
@@ -30,13 +31,7 @@ impl Core {
         };
         step.write.handshake(account, chat, None)?;
         if row.kind == HandshakeKind::Leave {
-            if let Some(mut group) = self.group_row(account, chat).cloned() {
-                group.standing = Standing::Leaving;
-                step.group = Some(group);
-            }
-            step.events.push(self.group_changed(account, chat));
-            self.finish(step)?;
-            return self.pump(account, chat);
+            return self.left_by_us(step, &row);
         }
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
@@ -54,6 +49,22 @@ impl Core {
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
         self.applied(step, &applied, authenticator).map(drop)
+    }
+
+    /// Our leaving stands in the log. The commit that takes it in refers to it, so it is kept with the others'.
+    fn left_by_us(&mut self, mut step: Step, row: &HandshakeRow) -> Result<(), Broken> {
+        let (account, chat, id) = (step.account, step.conversation.chat, step.id);
+        let frame = v1::Handshake::decode(row.frame.as_slice()).map_err(|_| StoreError::Damaged)?;
+        let state = self.store.state(account);
+        let mut transaction = Transaction::new(&state);
+        if let Err(error) = transaction.process(id.0, row.id.0, &frame.message) {
+            tracing::error!(%error, "our own leaving cannot be followed");
+            self.finish(step)?;
+            return self.state_lost(account, chat, id);
+        }
+        step.write.state(account, transaction.into_changes());
+        let own = self.own_name(account);
+        self.leaving(step, &own)
     }
 
     /// A handshake message of another device. Gives the chat, if it holds news.

@@ -43,6 +43,7 @@ impl Core {
             return Ok(true);
         }
         let Some(id) = self.open_conversation(account, chat) else {
+            self.end_tasks(account, chat)?;
             return Ok(false);
         };
         if self.next_task(account, chat, id)? {
@@ -166,6 +167,13 @@ impl Core {
                 self.retry_later(account, chat, failure);
                 Ok(())
             }
+            Code::NotAMember | Code::NotFound | Code::ClosedConversation
+                if row.kind != HandshakeKind::Rejoin && self.may_be_told(account, chat) =>
+            {
+                self.drop_handshake(account, chat, &row)?;
+                self.retry_later(account, chat, failure);
+                Ok(())
+            }
             Code::NotAMember | Code::NotFound | Code::ClosedConversation => {
                 self.drop_handshake(account, chat, &row)?;
                 if row.kind == HandshakeKind::Rejoin || failure.code() == Code::ClosedConversation {
@@ -195,6 +203,13 @@ impl Core {
                 self.pump(account, chat)
             }
         }
+    }
+
+    /// The server takes nothing more from us into a group, and the log, which may be on its way here still, has not
+    /// said why: it gets some time to.
+    pub(in crate::core) fn may_be_told(&mut self, account: u32, chat: u32) -> bool {
+        const PAUSES: u32 = 6;
+        self.group_row(account, chat).is_some() && self.work(account, chat).pauses < PAUSES
     }
 
     /// A handshake message of ours is not in the log, and will not be.

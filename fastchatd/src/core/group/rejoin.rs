@@ -254,3 +254,10 @@ impl Core {
         Ok(())
     }
 }
+
+impl HandshakeRow {
+    /// Whether an entry of the log is the external commit that this row is about.
+    pub(in crate::core) fn is_rejoin(&self, entry: &v1::Entry) -> bool {
+        self.kind == HandshakeKind::Rejoin && entry.message_id == self.id.to_wire()
+    }
+}

@@ -343,6 +343,22 @@ impl Core {
         Ok(true)
     }
 
+    /// The conversation is over: nothing more becomes of it. A direct chat's next one begins with fresh keys.
+    pub(in crate::core) fn end_tasks(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
+        let group = self.group_row(account, chat).is_some();
+        for (number, task) in self.store.tasks(account, chat)? {
+            match &task {
+                TaskRow::Leave | TaskRow::Delete | TaskRow::Update => self.end_task(account, chat, number)?,
+                _ if !group => self.end_task(account, chat, number)?,
+                _ => {
+                    let error = ApiError::new(ErrorCode::Refused, "you are no member of this group");
+                    self.fail_task(account, chat, number, &error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn end_task(&mut self, account: u32, chat: u32, number: u64) -> Result<(), Broken> {
         let mut write = Write::default();
         write.task(account, chat, number, None)?;
