@@ -9,6 +9,7 @@ use fastchat_wire::{AccountName, Address, Pin, ServerAddress, v1};
 use v1::client_frame::Body as Ask;
 
 use crate::{
+    fault,
     sign_in::{Access, PreparedRotation},
     store::{StoreError, Write},
 };
@@ -72,6 +73,7 @@ impl Core {
         let mut write = Write::default();
         write.account(account, row);
         self.commit(write, account, Vec::new())?;
+        fault::point("rotation-prepared");
         self.answer(call, Ok(Empty {}));
         Ok(())
     }

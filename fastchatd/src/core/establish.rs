@@ -13,6 +13,7 @@ use uuid::Uuid;
 use v1::client_frame::Body as Ask;
 
 use crate::{
+    fault,
     link::api_error,
     store::{
         StoreError, Write,
@@ -112,6 +113,7 @@ impl Core {
         chat: u32,
         got: &BTreeMap<AccountName, v1::KeyPackages>,
     ) -> Result<(), Broken> {
+        fault::point("direct-claimed");
         self.work(account, chat).establishing = false;
         let (Some(row), Some(name)) = (self.chat_row(account, chat), self.counterpart(account, chat)) else {
             return Ok(());
@@ -157,6 +159,7 @@ impl Core {
         let begun = ConversationRow { epoch: frame.epoch, ..self.begun(account, chat, conversation, 0) };
         write.conversation(account, conversation, Some(begun));
         self.commit(write, account, Vec::new())?;
+        fault::point("direct-stored");
         self.establish(account, chat)
     }
 
@@ -243,6 +246,7 @@ impl Core {
         let events = vec![EventKind::ChatChanged { chat: row.id.clone() }];
         write.chat(account, chat, Some(row));
         self.commit(write, account, events)?;
+        fault::point("direct-answered");
         if go_on { self.pump(account, chat) } else { Ok(()) }
     }
 
@@ -314,6 +318,10 @@ impl Core {
         // The server says it on every connection.
         let open = self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed);
         let Some(chat) = open.map(|row| row.chat) else { return Ok(()) };
+        // How a group ends for us, its log says; what stands there before that is ours to read.
+        if self.chat_row(account, chat).is_some_and(|row| row.peer == Peer::Group) {
+            return Ok(());
+        }
         self.end_conversation(account, chat, id)?;
         self.pump(account, chat)
     }
@@ -412,6 +420,7 @@ impl Core {
                 work.retry_at = 0;
                 due.push(*key);
             } else if work.take_in_at > 0 && work.take_in_at <= self.now {
+                work.take_in_at = 0;
                 due.push(*key);
             }
         }

@@ -217,6 +217,10 @@ impl Core {
                 }
                 self.pump(account, chat)
             }
+            Code::ClosedConversation | Code::NotAMember | Code::NotFound if self.may_be_told(account, chat) => {
+                self.retry_later(account, chat, failure);
+                Ok(())
+            }
             Code::ClosedConversation | Code::NotAMember | Code::NotFound => {
                 self.end_conversation(account, chat, conversation)?;
                 self.pump(account, chat)

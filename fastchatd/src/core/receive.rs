@@ -85,6 +85,11 @@ impl Core {
         let Some(missing) = entry.seq.checked_sub(step.conversation.cursor + 1) else { return Ok(None) };
         // On its way in again, a device opens nothing of what came before.
         if step.standing(self) == Some(Standing::Joining) {
+            // Its external commit may come out of the log before the server's answer to it does.
+            let chat = step.conversation.chat;
+            if let Some(row) = self.store.handshake(account, chat)?.filter(|row| row.is_rejoin(&entry)) {
+                self.rejoined(account, chat, &row, entry.seq)?;
+            }
             return Ok(None);
         }
         if missing > 0 {
@@ -121,6 +126,8 @@ impl Core {
         let Some((number, row)) = found.transpose()? else {
             if step.chat.peer != Peer::Own && self.store.position_of(account, chat, id)?.is_none() {
                 step.unreadable(self.now, id, None, "the server shows an entry as ours that this device did not send")?;
+                // Then this store is older than the log: what it would seal with was used already.
+                step.lost = true;
             }
             return Ok(());
         };

@@ -2,6 +2,8 @@
 //!
 //! **Invariant**: an account's keys are made once for all tests that need none of their own: making them is slow.
 
+mod changes;
+
 use std::sync::OnceLock;
 
 use fastchat_wire::{
@@ -10,6 +12,7 @@ use fastchat_wire::{
 };
 
 use super::*;
+use fastchat_ipc::LinkRequest;
 use crate::link::tests::server::{FakeServer, Peer, ready};
 
 const PASSWORD: &str = "correct horse";

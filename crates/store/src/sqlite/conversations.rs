@@ -188,11 +188,11 @@ fn create_group(connection: &Connection, group: &NewGroup) -> Result<CreateGroup
 
 fn state(connection: &Connection, device: DeviceId, limit: u32) -> Result<Option<DeviceState>> {
     let Some(account) = devices::owner(connection, device)? else { return Ok(None) };
-    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by, m.ends_at, c.kind, c.low = c.high
+    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by, m.ends_at, c.kind, c.low = c.high, c.epoch
                FROM member m JOIN conversation c ON c.id = m.conversation WHERE m.device = ?1
                AND NOT EXISTS (SELECT 1 FROM joining j WHERE j.device = ?1 AND j.conversation = m.conversation)
                ORDER BY c.id";
-    let mut memberships = columns::all(connection, sql, [device.as_bytes()], |row| membership(row))?;
+    let mut memberships = columns::all(connection, sql, [device.as_bytes()], membership)?;
     for membership in &mut memberships {
         complete(connection, membership, &account)?;
     }
@@ -212,18 +212,19 @@ pub(super) fn membership_of(
     conversation: ConversationId,
     device: DeviceId,
 ) -> Result<Option<Membership>> {
-    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by, m.ends_at, c.kind, c.low = c.high, m.account
-               FROM member m JOIN conversation c ON c.id = m.conversation
+    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by, m.ends_at, c.kind, c.low = c.high, c.epoch,
+               m.account FROM member m JOIN conversation c ON c.id = m.conversation
                WHERE m.conversation = ?1 AND m.device = ?2";
     let found = columns::first(connection, sql, [conversation.as_bytes(), device.as_bytes()], |row| {
-        Ok((membership(row)?, columns::account(row, 8)?))
+        Ok((membership(row)?, columns::account(row, 9)?))
     })?;
     let Some((mut membership, account)) = found else { return Ok(None) };
     complete(connection, &mut membership, &account)?;
     Ok(Some(membership))
 }
 
-/// From the columns id, cursor, head, abandoned, closed_by, ends_at, kind, low = high. `accounts` is 0 for a group.
+/// From the columns id, cursor, head, abandoned, closed_by, ends_at, kind, low = high, epoch. A group's accounts are
+/// not counted yet: 0.
 fn membership(row: &Row<'_>) -> Result<Membership> {
     let closed_by = columns::optional_conversation(row, 4)?;
     let ends_at: Option<u64> = row.get(5)?;
@@ -235,6 +236,7 @@ fn membership(row: &Row<'_>) -> Result<Membership> {
         conversation: columns::conversation(row, 0)?,
         cursor: row.get(1)?,
         head: row.get(2)?,
+        epoch: row.get(8)?,
         closed: row.get::<_, bool>(3)? || closed_by.is_some() || ends_at.is_some(),
         closed_by,
         ends_at,

@@ -10,6 +10,7 @@ use prost::Message as _;
 use v1::client_frame::Body as Ask;
 
 use crate::{
+    fault,
     link::api_error,
     store::{
         StoreError, Write,
@@ -21,6 +22,9 @@ use super::{
     super::{Broken, Core, live::Asked, receive::LAST_SEQ, step::Step},
     authenticator,
 };
+
+/// Groups that a device comes into at the same time, on the server's word that its account is a member.
+const JOINING_AT_ONCE: usize = 64;
 
 impl Core {
     /// The server says that the account is in a group, and this device is not.
@@ -35,6 +39,12 @@ impl Core {
         }
         if self.group_row(account, number).is_some_and(|group| group.standing == Standing::Joining) {
             return self.pump(account, number);
+        }
+        let groups = self.store.tables().groups.range((account, 0)..=(account, u32::MAX));
+        let coming = groups.filter(|(_, group)| group.standing == Standing::Joining && group.members.is_empty());
+        if self.group_row(account, number).is_none() && coming.count() >= JOINING_AT_ONCE {
+            tracing::warn!("the server names more groups than are joined at once; the others come with the next session");
+            return Ok(());
         }
         self.rejoin(account, number, id)
     }
@@ -88,6 +98,7 @@ impl Core {
         step.write.handshake(account, number, None)?;
         step.events.push(self.group_changed(account, number));
         self.commit_joining(step)?;
+        fault::point("rejoin-begun");
         let work = self.work(account, number);
         (work.handshaking, work.submitting) = (false, false);
         self.pump(account, number)
@@ -114,6 +125,7 @@ impl Core {
             return self.pump(account, chat);
         }
         let Some(live) = self.live.get(&account) else { return Ok(()) };
+        fault::point("rejoin-fetched");
         let message = MessageId::generate();
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
@@ -147,6 +159,7 @@ impl Core {
         write.state(account, transaction.into_changes());
         write.handshake(account, chat, Some(&row))?;
         self.commit(write, account, Vec::new())?;
+        fault::point("rejoin-stored");
         self.send_handshake(account, chat, &row)
     }
 
@@ -213,6 +226,7 @@ impl Core {
         step.events.push(self.group_changed(account, chat));
         step.events.push(fastchat_ipc::EventKind::ChatChanged { chat: step.chat.id.clone() });
         self.finish(step)?;
+        fault::point("rejoin-merged");
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
         self.acknowledge(account, id);
@@ -243,5 +257,12 @@ impl Core {
         }
         step.notice(self.now, text)?;
         Ok(())
+    }
+}
+
+impl HandshakeRow {
+    /// Whether an entry of the log is the external commit that this row is about.
+    pub(in crate::core) fn is_rejoin(&self, entry: &v1::Entry) -> bool {
+        self.kind == HandshakeKind::Rejoin && entry.message_id == self.id.to_wire()
     }
 }

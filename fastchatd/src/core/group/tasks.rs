@@ -10,9 +10,12 @@ use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1};
 use prost::Message as _;
 use uuid::Uuid;
 
-use crate::store::{
-    StoreError, Write,
-    rows::{GroupRow, HandshakeKind, HandshakeRow, Standing, TaskRow},
+use crate::{
+    fault,
+    store::{
+        StoreError, Write,
+        rows::{GroupRow, HandshakeKind, HandshakeRow, Standing, TaskRow},
+    },
 };
 
 use super::super::{
@@ -185,6 +188,7 @@ impl Core {
 
     /// Key packages for an Add have come.
     pub(in crate::core) fn add_claimed(&mut self, account: u32, chat: u32, claims: &Claims) -> Result<(), Broken> {
+        fault::point("add-claimed");
         let tasks = self.store.tasks(account, chat)?;
         let open = self.open_conversation(account, chat);
         let work = self.work(account, chat);
@@ -280,6 +284,7 @@ impl Core {
         write.state(account, transaction.into_changes());
         write.handshake(account, chat, Some(&row))?;
         self.commit(write, account, Vec::new())?;
+        fault::point("commit-stored");
         self.send_handshake(account, chat, &row)?;
         Ok(true)
     }
@@ -339,8 +344,25 @@ impl Core {
         write.state(account, transaction.into_changes());
         write.handshake(account, chat, Some(&row))?;
         self.commit(write, account, Vec::new())?;
+        fault::point("proposal-stored");
         self.send_handshake(account, chat, &row)?;
         Ok(true)
+    }
+
+    /// The conversation is over: nothing more becomes of it. A direct chat's next one begins with fresh keys.
+    pub(in crate::core) fn end_tasks(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
+        let group = self.group_row(account, chat).is_some();
+        for (number, task) in self.store.tasks(account, chat)? {
+            match &task {
+                TaskRow::Leave | TaskRow::Delete | TaskRow::Update => self.end_task(account, chat, number)?,
+                _ if !group => self.end_task(account, chat, number)?,
+                _ => {
+                    let error = ApiError::new(ErrorCode::Refused, "you are no member of this group");
+                    self.fail_task(account, chat, number, &error)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn end_task(&mut self, account: u32, chat: u32, number: u64) -> Result<(), Broken> {
