@@ -5,11 +5,15 @@
 
 use fastchat_e2ee::{Applied, ProcessError, Processed, Transaction};
 use fastchat_ipc::EventKind;
-use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId};
+use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1};
+use prost::Message as _;
 
-use crate::store::{
-    StoreError,
-    rows::{HandshakeKind, Peer, Standing},
+use crate::{
+    fault,
+    store::{
+        StoreError,
+        rows::{HandshakeKind, HandshakeRow, Peer, Standing},
+    },
 };
 
 use super::super::{Broken, Core, step::Step};
@@ -30,13 +34,7 @@ impl Core {
         };
         step.write.handshake(account, chat, None)?;
         if row.kind == HandshakeKind::Leave {
-            if let Some(mut group) = self.group_row(account, chat).cloned() {
-                group.standing = Standing::Leaving;
-                step.group = Some(group);
-            }
-            step.events.push(self.group_changed(account, chat));
-            self.finish(step)?;
-            return self.pump(account, chat);
+            return self.left_by_us(step, &row);
         }
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
@@ -53,7 +51,24 @@ impl Core {
         step.conversation.update_at_ms = self.next_update(account, id);
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
-        self.applied(step, &applied, authenticator).map(drop)
+        self.applied(step, &applied, authenticator, "commit-merged").map(drop)
+    }
+
+    /// Our leaving stands in the log. The commit that takes it in refers to it, so it is kept with the others'.
+    fn left_by_us(&mut self, mut step: Step, row: &HandshakeRow) -> Result<(), Broken> {
+        let (account, chat, id) = (step.account, step.conversation.chat, step.id);
+        let frame = v1::Handshake::decode(row.frame.as_slice()).map_err(|_| StoreError::Damaged)?;
+        let state = self.store.state(account);
+        let mut transaction = Transaction::new(&state);
+        if let Err(error) = transaction.process(id.0, row.id.0, &frame.message) {
+            tracing::error!(%error, "our own leaving cannot be followed");
+            self.finish(step)?;
+            return self.state_lost(account, chat, id);
+        }
+        step.write.state(account, transaction.into_changes());
+        let own = self.own_name(account);
+        fault::point("proposal-in-log");
+        self.leaving(step, &own)
     }
 
     /// A handshake message of another device. Gives the chat, if it holds news.
@@ -75,7 +90,8 @@ impl Core {
             Ok(Processed::Applied(applied)) => {
                 let authenticator = authenticator(&transaction, id)?;
                 step.write.state(account, transaction.into_changes());
-                if self.store.handshake(account, chat)?.is_some() {
+                let lost = self.store.handshake(account, chat)?.is_some();
+                if lost {
                     // Ours has lost, whatever the server is about to say.
                     step.write.handshake(account, chat, None)?;
                     self.work(account, chat).handshaking = false;
@@ -83,7 +99,8 @@ impl Core {
                 } else {
                     self.work(account, chat).retry_at = 0;
                 }
-                Ok(self.applied(step, &applied, authenticator)?.then_some(chat))
+                let point = if lost { "commit-lost" } else { "commit-applied" };
+                Ok(self.applied(step, &applied, authenticator, point)?.then_some(chat))
             }
             Err(ProcessError::Store(error)) => {
                 tracing::error!(%error, "the encryption state cannot be read");
@@ -135,12 +152,19 @@ impl Core {
         }
         step.events.push(self.group_changed(account, chat));
         self.finish(step)?;
+        fault::point("leaving-seen");
         self.schedule_take_in(account, chat, id);
         self.pump(account, chat)
     }
 
     /// The conversation is at a new epoch. Tells whether that is news for the person.
-    fn applied(&mut self, mut step: Step, applied: &Applied, authenticator: Vec<u8>) -> Result<bool, Broken> {
+    fn applied(
+        &mut self,
+        mut step: Step,
+        applied: &Applied,
+        authenticator: Vec<u8>,
+        point: &str,
+    ) -> Result<bool, Broken> {
         let (account, chat, id) = (step.account, step.conversation.chat, step.id);
         step.conversation.epoch = applied.epoch;
         self.unseal(&mut step)?;
@@ -153,6 +177,10 @@ impl Core {
         }
         let news = step.news;
         self.finish(step)?;
+        fault::point(point);
+        if self.group_row(account, chat).is_some() {
+            self.release_if_free(account, chat)?;
+        }
         self.pump(account, chat)?;
         Ok(news)
     }

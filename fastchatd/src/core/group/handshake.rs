@@ -8,6 +8,7 @@ use prost::Message as _;
 use v1::client_frame::Body as Ask;
 
 use crate::{
+    fault,
     link::api_error,
     store::{
         StoreError, Write,
@@ -43,6 +44,7 @@ impl Core {
             return Ok(true);
         }
         let Some(id) = self.open_conversation(account, chat) else {
+            self.end_tasks(account, chat)?;
             return Ok(false);
         };
         if self.next_task(account, chat, id)? {
@@ -91,6 +93,7 @@ impl Core {
         let mut write = Write::default();
         write.creation(account, chat, None)?;
         self.commit(write, account, vec![self.group_changed(account, chat)])?;
+        fault::point("create-answered");
         self.pump(account, chat)
     }
 
@@ -128,8 +131,10 @@ impl Core {
             return self.pump(account, chat);
         };
         if row.kind == HandshakeKind::Rejoin {
+            fault::point("rejoin-accepted");
             return self.rejoined(account, chat, &row, seq);
         }
+        fault::point(if row.kind == HandshakeKind::Leave { "proposal-answered" } else { "commit-answered" });
         let cursor = self.store.tables().conversations.get(&(account, row.conversation)).map_or(0, |row| row.cursor);
         if seq <= cursor {
             // It stands where we have passed already: the server had removed it by then.
@@ -154,8 +159,7 @@ impl Core {
         match failure.code() {
             Code::StaleEpoch if row.kind == HandshakeKind::Commit || row.kind == HandshakeKind::Leave => {
                 // The winner is on its way through the log, and takes this one's place.
-                self.retry_later(account, chat, failure);
-                Ok(())
+                self.behind(account, chat, row.conversation, failure)
             }
             Code::StaleEpoch | Code::ProposalsPending => {
                 self.drop_handshake(account, chat, &row)?;
@@ -163,6 +167,13 @@ impl Core {
                 Ok(())
             }
             code if code.is_temporary() => {
+                self.retry_later(account, chat, failure);
+                Ok(())
+            }
+            Code::NotAMember | Code::NotFound | Code::ClosedConversation
+                if row.kind != HandshakeKind::Rejoin && self.may_be_told(account, chat) =>
+            {
+                self.drop_handshake(account, chat, &row)?;
                 self.retry_later(account, chat, failure);
                 Ok(())
             }
@@ -197,6 +208,13 @@ impl Core {
         }
     }
 
+    /// The server takes nothing more from us into a group, and the log, which may be on its way here still, has not
+    /// said why: it gets some time to.
+    pub(in crate::core) fn may_be_told(&mut self, account: u32, chat: u32) -> bool {
+        const PAUSES: u32 = 6;
+        self.group_row(account, chat).is_some() && self.work(account, chat).pauses < PAUSES
+    }
+
     /// A handshake message of ours is not in the log, and will not be.
     fn drop_handshake(&mut self, account: u32, chat: u32, row: &HandshakeRow) -> Result<(), Broken> {
         let state = self.store.state(account);
@@ -212,7 +230,9 @@ impl Core {
         let mut write = Write::default();
         write.state(account, transaction.into_changes());
         write.handshake(account, chat, None)?;
-        self.commit(write, account, Vec::new())
+        self.commit(write, account, Vec::new())?;
+        fault::point("commit-dropped");
+        Ok(())
     }
 
     /// Another commit was faster: the next try waits a little, by the device's own dice.
