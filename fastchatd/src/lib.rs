@@ -9,6 +9,7 @@ pub mod config;
 pub mod core;
 mod device_link;
 pub mod engine;
+pub mod fault;
 pub mod link;
 pub mod notify;
 pub mod root_key;

@@ -12,6 +12,9 @@
 #[path = "../tests/server/client.rs"]
 #[expect(dead_code, reason = "made for the tests; not all of it is used here")]
 mod client;
+#[path = "../tests/server/mls.rs"]
+#[expect(dead_code, reason = "made for the tests; not all of it is used here")]
+mod mls;
 
 use std::{
     env, fs,
@@ -46,10 +49,9 @@ async fn main() {
 async fn durable_messages(address: SocketAddr, run: u32, pairs: usize, messages: usize) {
     let mut ready = Vec::new();
     for pair in 0..pairs {
-        let (mut one, _) = Client::register(address, &format!("l{run}.{pair}.a")).await;
-        let peer = format!("l{run}.{pair}.b");
-        let (two, two_device) = Client::register(address, &peer).await;
-        let Body::Direct(direct) = one.create(&peer, two_device.id, Bytes::new()).await else {
+        let (mut one, one_device) = Client::register(address, &format!("l{run}.{pair}.a")).await;
+        let (two, two_device) = Client::register(address, &format!("l{run}.{pair}.b")).await;
+        let Body::Direct(direct) = one.create(&one_device, &[&two_device], Bytes::new()).await else {
             panic!("no conversation")
         };
         ready.push((one, two, direct.conversation));

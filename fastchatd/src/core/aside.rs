@@ -12,6 +12,7 @@ use fastchat_wire::{AccountName, Address, Pin, ServerAddress, v1};
 use v1::client_frame::Body as Ask;
 
 use crate::{
+    fault,
     sign_in::{Access, PreparedRotation},
     store::{StoreError, Write},
 };
@@ -75,6 +76,7 @@ impl Core {
         let mut write = Write::default();
         write.account(account, row);
         self.commit(write, account, Vec::new())?;
+        fault::point("rotation-prepared");
         self.answer(call, Ok(Empty {}));
         Ok(())
     }

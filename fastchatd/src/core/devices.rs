@@ -12,6 +12,7 @@ use v1::client_frame::Body as Ask;
 
 use crate::{
     api::Alert,
+    fault,
     sign_in::Rotated,
     store::{
         StoreError, Write,
@@ -164,7 +165,9 @@ impl Core {
             self.answer::<()>(call, Err(error));
             return Ok(());
         };
+        fault::point("rotation-told");
         self.rotate(account, &rotated.identity, &rotated.device)?;
+        fault::point("rotation-stored");
         let keys = self.own_keys(account);
         self.answer(call, Ok(keys));
         Ok(())

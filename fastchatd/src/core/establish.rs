@@ -13,6 +13,7 @@ use uuid::Uuid;
 use v1::client_frame::Body as Ask;
 
 use crate::{
+    fault,
     link::api_error,
     store::{
         StoreError, Write,
@@ -112,6 +113,7 @@ impl Core {
         chat: u32,
         got: &BTreeMap<AccountName, v1::KeyPackages>,
     ) -> Result<(), Broken> {
+        fault::point("direct-claimed");
         self.work(account, chat).establishing = false;
         let (Some(row), Some(name)) = (self.chat_row(account, chat), self.counterpart(account, chat)) else {
             return Ok(());
@@ -157,6 +159,7 @@ impl Core {
         let begun = ConversationRow { epoch: frame.epoch, ..self.begun(account, chat, conversation, 0) };
         write.conversation(account, conversation, Some(begun));
         self.commit(write, account, Vec::new())?;
+        fault::point("direct-stored");
         self.establish(account, chat)
     }
 
@@ -243,6 +246,7 @@ impl Core {
         let events = vec![EventKind::ChatChanged { chat: row.id.clone() }];
         write.chat(account, chat, Some(row));
         self.commit(write, account, events)?;
+        fault::point("direct-answered");
         if go_on { self.pump(account, chat) } else { Ok(()) }
     }
 

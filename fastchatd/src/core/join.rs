@@ -7,9 +7,12 @@ use fastchat_e2ee::{Fingerprint, IdentityKey, Join, JoinError, Roster, Transacti
 use fastchat_ipc::{ContactState, EventKind};
 use fastchat_wire::{AccountName, ConversationId, v1};
 
-use crate::store::{
-    StoreError,
-    rows::{ChatRow, ContactRow, ConversationRow, Peer, Standing},
+use crate::{
+    fault,
+    store::{
+        StoreError,
+        rows::{ChatRow, ContactRow, ConversationRow, Peer, Standing},
+    },
 };
 
 use super::{Broken, Core, group::authenticator, live::HeldJoining, receive::LAST_SEQ, step::Step};
@@ -174,6 +177,7 @@ impl Core {
         }
         let chat = step.conversation.chat;
         self.commit_joining(step)?;
+        fault::point("direct-joined");
         self.after_joining(account, chat, id)
     }
 
@@ -234,6 +238,7 @@ impl Core {
         step.events.push(EventKind::ChatChanged { chat: step.chat.id.clone() });
         step.events.push(EventKind::GroupChanged { group: step.chat.id.clone(), chat: step.chat.id.clone() });
         self.commit_joining(step)?;
+        fault::point("welcome-stored");
         self.alert(account, number)?;
         self.after_joining(account, number, id)
     }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{LIFE, LinkCode, MOMENT, PATIENCE, failed, give_up, links::Waiting, mailbox::Mailbox, refused};
 use crate::{
+    fault,
     link::Trust,
     sign_in::{Newcomer, SignedIn},
 };
@@ -128,6 +129,7 @@ impl NewSide {
             ApiError::new(ErrorCode::Refused, "the link has ended: the other device offers what is no account's name")
         })?;
         mailbox.post(reveal).await?;
+        fault::point("link-revealed");
         Ok((offered, Address { account, server: newcomer.server.clone() }))
     }
 

@@ -17,6 +17,7 @@ use crate::{
     api::{Alert, Surroundings},
     backup::{ChatRecord, ContactRecord, Header, MessageRecord, Record},
     core::{Action, AlertDefaults, BackupPage, BackupPlace, CallId, Core, Input, Process},
+    fault,
     link::{self, AccountKey, FromLink, LinkSettings, ToLink, Token},
     root_key::RootKey,
     sign_in::{Access, PreparedRotation, Rotated, SignedIn},
@@ -245,7 +246,9 @@ impl Thread {
     }
 
     fn carry_out(&mut self) -> Result<(), crate::core::Broken> {
-        for action in self.core.sync()? {
+        let actions = self.core.sync()?;
+        fault::synced();
+        for action in actions {
             match action {
                 Action::Answer(call, outcome) => {
                     if let Some(answer) = self.answers.remove(&call) {
@@ -266,6 +269,7 @@ impl Thread {
                 Action::TestNotification(call) => self.test_notification(call),
             }
         }
+        fault::sent();
         Ok(())
     }
 

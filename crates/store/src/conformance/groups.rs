@@ -176,7 +176,7 @@ async fn who_is_added_reads_from_there_on<S: Store>(store: &S) -> Result<(), Sto
     let [(device, joining)] = &new.joinings[..] else { unreachable!("one joins: {new:?}") };
     assert_eq!((*device, joining.start_seq, joining.group), (two.device, 3, true));
     assert_eq!((joining.membership.cursor, &joining.ratchet_tree[..]), (3, &b"tree"[..]));
-    assert_eq!(state(store, &two).await?.joinings, [joining.clone()]);
+    assert_eq!(state(store, &two).await?.joinings.first(), Some(joining));
     store.append(append(id, &one, vec![at_epoch(1)], 1)).await?;
     assert_eq!(read(store, id, &two, 0).await?, [4], "nothing from before, whatever is asked for");
     assert_eq!(seqs(&store.append(append(id, &two, vec![at_epoch(1)], 1)).await?), [5]);

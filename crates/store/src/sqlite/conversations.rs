@@ -192,7 +192,7 @@ fn state(connection: &Connection, device: DeviceId, limit: u32) -> Result<Option
                FROM member m JOIN conversation c ON c.id = m.conversation WHERE m.device = ?1
                AND NOT EXISTS (SELECT 1 FROM joining j WHERE j.device = ?1 AND j.conversation = m.conversation)
                ORDER BY c.id";
-    let mut memberships = columns::all(connection, sql, [device.as_bytes()], |row| membership(row))?;
+    let mut memberships = columns::all(connection, sql, [device.as_bytes()], membership)?;
     for membership in &mut memberships {
         complete(connection, membership, &account)?;
     }
@@ -223,7 +223,8 @@ pub(super) fn membership_of(
     Ok(Some(membership))
 }
 
-/// From the columns id, cursor, head, abandoned, closed_by, ends_at, kind, low = high, epoch. `accounts` is 0 for a group.
+/// From the columns id, cursor, head, abandoned, closed_by, ends_at, kind, low = high, epoch. A group's accounts are
+/// not counted yet: 0.
 fn membership(row: &Row<'_>) -> Result<Membership> {
     let closed_by = columns::optional_conversation(row, 4)?;
     let ends_at: Option<u64> = row.get(5)?;

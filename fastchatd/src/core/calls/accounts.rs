@@ -11,6 +11,7 @@ use v1::client_frame::Body as Ask;
 
 use crate::{
     api::Alert,
+    fault,
     link::AccountKey,
     sign_in::SignedIn,
     store::{StoreError, Write, rows::AccountRow},
@@ -98,6 +99,7 @@ impl Core {
         self.commit(write, number, Vec::new())?;
         // Now the account has a name that the event can bear.
         self.commit(Write::default(), number, vec![EventKind::AccountChanged {}])?;
+        fault::point("signed-in");
         self.start(number)?;
         self.wait_until_reachable(call, number);
         Ok(())

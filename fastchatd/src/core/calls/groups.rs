@@ -12,9 +12,12 @@ use fastchat_ipc::{
 use fastchat_wire::{AccountName, ConversationId, v1};
 use prost::Message as _;
 
-use crate::store::{
-    StoreError,
-    rows::{GroupRow, MemberRow, Standing, TaskRow},
+use crate::{
+    fault,
+    store::{
+        StoreError,
+        rows::{GroupRow, MemberRow, Standing, TaskRow},
+    },
 };
 
 use super::super::{Broken, CallId, Core, group::authenticator, step::Step, waits::WaitingGroup};
@@ -116,6 +119,7 @@ impl Core {
         step.events.push(EventKind::ChatChanged { chat: changed.clone() });
         step.events.push(EventKind::GroupChanged { group: changed.clone(), chat: changed });
         self.commit_joining(step)?;
+        fault::point("create-stored");
         // Other devices of ours come in as members do.
         if self.live.get(&account).is_some_and(super::super::live::Live::has_siblings) {
             self.add_own_devices(account, number)?;

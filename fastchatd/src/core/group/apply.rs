@@ -8,9 +8,12 @@ use fastchat_ipc::EventKind;
 use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1};
 use prost::Message as _;
 
-use crate::store::{
-    StoreError,
-    rows::{HandshakeKind, HandshakeRow, Peer, Standing},
+use crate::{
+    fault,
+    store::{
+        StoreError,
+        rows::{HandshakeKind, HandshakeRow, Peer, Standing},
+    },
 };
 
 use super::super::{Broken, Core, step::Step};
@@ -48,7 +51,7 @@ impl Core {
         step.conversation.update_at_ms = self.next_update(account, id);
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
-        self.applied(step, &applied, authenticator).map(drop)
+        self.applied(step, &applied, authenticator, "commit-merged").map(drop)
     }
 
     /// Our leaving stands in the log. The commit that takes it in refers to it, so it is kept with the others'.
@@ -64,6 +67,7 @@ impl Core {
         }
         step.write.state(account, transaction.into_changes());
         let own = self.own_name(account);
+        fault::point("proposal-in-log");
         self.leaving(step, &own)
     }
 
@@ -86,7 +90,8 @@ impl Core {
             Ok(Processed::Applied(applied)) => {
                 let authenticator = authenticator(&transaction, id)?;
                 step.write.state(account, transaction.into_changes());
-                if self.store.handshake(account, chat)?.is_some() {
+                let lost = self.store.handshake(account, chat)?.is_some();
+                if lost {
                     // Ours has lost, whatever the server is about to say.
                     step.write.handshake(account, chat, None)?;
                     self.work(account, chat).handshaking = false;
@@ -94,7 +99,8 @@ impl Core {
                 } else {
                     self.work(account, chat).retry_at = 0;
                 }
-                Ok(self.applied(step, &applied, authenticator)?.then_some(chat))
+                let point = if lost { "commit-lost" } else { "commit-applied" };
+                Ok(self.applied(step, &applied, authenticator, point)?.then_some(chat))
             }
             Err(ProcessError::Store(error)) => {
                 tracing::error!(%error, "the encryption state cannot be read");
@@ -146,12 +152,19 @@ impl Core {
         }
         step.events.push(self.group_changed(account, chat));
         self.finish(step)?;
+        fault::point("leaving-seen");
         self.schedule_take_in(account, chat, id);
         self.pump(account, chat)
     }
 
     /// The conversation is at a new epoch. Tells whether that is news for the person.
-    fn applied(&mut self, mut step: Step, applied: &Applied, authenticator: Vec<u8>) -> Result<bool, Broken> {
+    fn applied(
+        &mut self,
+        mut step: Step,
+        applied: &Applied,
+        authenticator: Vec<u8>,
+        point: &str,
+    ) -> Result<bool, Broken> {
         let (account, chat, id) = (step.account, step.conversation.chat, step.id);
         step.conversation.epoch = applied.epoch;
         self.unseal(&mut step)?;
@@ -164,6 +177,7 @@ impl Core {
         }
         let news = step.news;
         self.finish(step)?;
+        fault::point(point);
         self.pump(account, chat)?;
         Ok(news)
     }

@@ -10,6 +10,7 @@ use prost::Message as _;
 use v1::client_frame::Body as Ask;
 
 use crate::{
+    fault,
     link::api_error,
     store::{
         StoreError, Write,
@@ -97,6 +98,7 @@ impl Core {
         step.write.handshake(account, number, None)?;
         step.events.push(self.group_changed(account, number));
         self.commit_joining(step)?;
+        fault::point("rejoin-begun");
         let work = self.work(account, number);
         (work.handshaking, work.submitting) = (false, false);
         self.pump(account, number)
@@ -123,6 +125,7 @@ impl Core {
             return self.pump(account, chat);
         }
         let Some(live) = self.live.get(&account) else { return Ok(()) };
+        fault::point("rejoin-fetched");
         let message = MessageId::generate();
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
@@ -156,6 +159,7 @@ impl Core {
         write.state(account, transaction.into_changes());
         write.handshake(account, chat, Some(&row))?;
         self.commit(write, account, Vec::new())?;
+        fault::point("rejoin-stored");
         self.send_handshake(account, chat, &row)
     }
 
@@ -222,6 +226,7 @@ impl Core {
         step.events.push(self.group_changed(account, chat));
         step.events.push(fastchat_ipc::EventKind::ChatChanged { chat: step.chat.id.clone() });
         self.finish(step)?;
+        fault::point("rejoin-merged");
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
         self.acknowledge(account, id);

@@ -10,9 +10,12 @@ use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1};
 use prost::Message as _;
 use uuid::Uuid;
 
-use crate::store::{
-    StoreError, Write,
-    rows::{GroupRow, HandshakeKind, HandshakeRow, Standing, TaskRow},
+use crate::{
+    fault,
+    store::{
+        StoreError, Write,
+        rows::{GroupRow, HandshakeKind, HandshakeRow, Standing, TaskRow},
+    },
 };
 
 use super::super::{
@@ -185,6 +188,7 @@ impl Core {
 
     /// Key packages for an Add have come.
     pub(in crate::core) fn add_claimed(&mut self, account: u32, chat: u32, claims: &Claims) -> Result<(), Broken> {
+        fault::point("add-claimed");
         let tasks = self.store.tasks(account, chat)?;
         let open = self.open_conversation(account, chat);
         let work = self.work(account, chat);
@@ -280,6 +284,7 @@ impl Core {
         write.state(account, transaction.into_changes());
         write.handshake(account, chat, Some(&row))?;
         self.commit(write, account, Vec::new())?;
+        fault::point("commit-stored");
         self.send_handshake(account, chat, &row)?;
         Ok(true)
     }
@@ -339,6 +344,7 @@ impl Core {
         write.state(account, transaction.into_changes());
         write.handshake(account, chat, Some(&row))?;
         self.commit(write, account, Vec::new())?;
+        fault::point("proposal-stored");
         self.send_handshake(account, chat, &row)?;
         Ok(true)
     }
