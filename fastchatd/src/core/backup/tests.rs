@@ -23,13 +23,13 @@ fn id(number: u128) -> MessageId {
 fn row(number: u128) -> MessageRow {
     MessageRow {
         id: id(number),
-        mine: number % 2 == 0,
+        mine: number.is_multiple_of(2),
         from: None,
         held: false,
         sent_at_ms: u64::try_from(number).unwrap(),
         accepted_at_ms: u64::try_from(number).unwrap(),
         kind: MessageKind::Text,
-        state: if number % 2 == 0 { MessageState::Sent } else { MessageState::Received },
+        state: if number.is_multiple_of(2) { MessageState::Sent } else { MessageState::Received },
         text: format!("message {number}"),
     }
 }
