@@ -235,6 +235,8 @@ impl Core {
         step.events.push(EventKind::GroupChanged { group: step.chat.id.clone(), chat: step.chat.id.clone() });
         self.commit_joining(step)?;
         self.alert(account, number)?;
+        // A device of ours may be in it that is gone from the account.
+        self.list_devices(account);
         self.after_joining(account, number, id)
     }
 

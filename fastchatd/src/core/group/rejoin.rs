@@ -225,6 +225,8 @@ impl Core {
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
         self.acknowledge(account, id);
+        // A device of ours may be in it that is gone from the account.
+        self.list_devices(account);
         self.pump(account, chat)
     }
 
