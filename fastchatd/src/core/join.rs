@@ -5,7 +5,7 @@
 
 use fastchat_e2ee::{Fingerprint, IdentityKey, Join, JoinError, Roster, Transaction};
 use fastchat_ipc::{ContactState, EventKind};
-use fastchat_wire::{AccountName, ConversationId, v1};
+use fastchat_wire::{AccountName, ConversationId, DeviceId, v1};
 
 use crate::store::{
     StoreError,
@@ -229,6 +229,7 @@ impl Core {
             format!("{by} added you to the group {}", group.name)
         };
         self.meet(&mut step, &roster.leaves)?;
+        count_anew(&mut step, &roster)?;
         step.group = Some(group);
         step.notice(self.now, text)?;
         step.events.push(EventKind::ChatChanged { chat: step.chat.id.clone() });
@@ -362,4 +363,12 @@ impl Core {
         step.write.contact(step.account, number, Some(contact));
         Ok(())
     }
+}
+
+/// Who comes (back) into a group has not missed what was sent meanwhile: it was not for it, or a notice says so.
+pub(super) fn count_anew(step: &mut Step, roster: &Roster) -> Result<(), StoreError> {
+    for leaf in &roster.leaves {
+        step.write.counter(step.account, step.id, DeviceId(leaf.device), 0)?;
+    }
+    Ok(())
 }

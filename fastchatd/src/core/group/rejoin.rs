@@ -18,7 +18,7 @@ use crate::{
 };
 
 use super::{
-    super::{Broken, Core, live::Asked, receive::LAST_SEQ, step::Step},
+    super::{Broken, Core, join::count_anew, live::Asked, receive::LAST_SEQ, step::Step},
     authenticator,
 };
 
@@ -211,6 +211,7 @@ impl Core {
             self.tell_of_the_gap(&mut step, &group, seq)?;
         }
         self.meet(&mut step, &applied.roster.leaves)?;
+        count_anew(&mut step, &applied.roster)?;
         step.group = Some(group);
         step.chat.conversation = Some(id);
         let conversation = &mut step.conversation;

@@ -15,6 +15,8 @@ use crate::store::rows::Standing;
 /// Three users in a group and in direct chats, each of whom has written; bob was removed, and carol has a second device.
 fn told() -> World {
     let (mut world, group) = in_a_group(20, 3);
+    let copy = world.copy_store(1);
+    world.peers[1].copies.push(copy);
     world.sign_in(2);
     world.heal();
     for who in [0, 1, 2, 0] {
@@ -104,6 +106,16 @@ fn a_message_from_before_the_joining_is_found() {
         };
         lines(world, seen, 3).insert(0, early);
     });
+}
+
+#[test]
+fn a_message_that_opens_with_a_stolen_store_is_found() {
+    let mut world = told();
+    world.check().unwrap();
+    // As if the removal had been before what bob could read.
+    let bob = world.server.conversations[0].spans.iter_mut().find(|span| span.device == 1).unwrap();
+    bob.removed_at = Some(bob.after);
+    assert!(world.check().unwrap_err().contains("with what it had"));
 }
 
 #[test]
