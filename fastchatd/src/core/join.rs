@@ -182,6 +182,8 @@ impl Core {
         step.conversation.epoch = welcomed.roster.epoch;
         let old = step.chat.conversation.replace(step.id);
         step.chat.replaces = None;
+        // One that we were about to make is not needed any more.
+        self.drop_creation(&mut step.write, step.account, step.conversation.chat)?;
         // The server may have closed the one before already.
         let former = ConversationId::from_wire(&joining.replaces).ok();
         let known = |id: &ConversationId| self.store.tables().conversations.contains_key(&(step.account, *id));
