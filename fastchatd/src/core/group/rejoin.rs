@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use fastchat_e2ee::{CertificateError, JoinError, Roster, Transaction};
-use fastchat_wire::{AccountName, Code, ConversationId, DeviceId, MessageId, v1};
+use fastchat_e2ee::{CertificateError, JoinError, Transaction};
+use fastchat_wire::{AccountName, Code, ConversationId, MessageId, v1};
 use prost::Message as _;
 use v1::client_frame::Body as Ask;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    super::{Broken, Core, live::Asked, receive::LAST_SEQ, step::Step},
+    super::{Broken, Core, join::count_anew, live::Asked, receive::LAST_SEQ, step::Step},
     authenticator,
 };
 
@@ -257,7 +257,7 @@ impl Core {
             self.tell_of_the_gap(&mut step, &group, seq)?;
         }
         self.meet(&mut step, &applied.roster.leaves)?;
-        Self::reset_counters(&mut step, &applied.roster)?;
+        count_anew(&mut step, &applied.roster)?;
         step.group = Some(group);
         step.chat.conversation = Some(id);
         let conversation = &mut step.conversation;
@@ -278,6 +278,8 @@ impl Core {
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
         self.acknowledge(account, id);
+        // A device of ours may be in it that is gone from the account.
+        self.list_devices(account);
         self.pump(account, chat)
     }
 
@@ -287,14 +289,6 @@ impl Core {
         let names: Vec<String> = others.map(|member| self.name_of(step.account, &member.name)).collect();
         let with = if names.is_empty() { String::new() } else { format!(", with {}", super::apply::listed(&names)) };
         step.notice(self.now, format!("this device is in the group {} now{with}", group.name))?;
-        Ok(())
-    }
-
-    /// Others' counters begin anew: their messages since were not seen here.
-    pub(in crate::core) fn reset_counters(step: &mut Step, roster: &Roster) -> Result<(), Broken> {
-        for leaf in &roster.leaves {
-            step.write.counter(step.account, step.id, DeviceId(leaf.device), 0)?;
-        }
         Ok(())
     }
 
