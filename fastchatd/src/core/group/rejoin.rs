@@ -218,13 +218,13 @@ impl Core {
         (conversation.closed, conversation.cursor, conversation.epoch) = (false, seq, applied.epoch);
         conversation.sent_counter = 0;
         conversation.update_at_ms = self.next_update(account, id);
-        self.unseal(&mut step)?;
-        step.conversation.sent_counter = 0;
         step.events.push(self.group_changed(account, chat));
         step.events.push(fastchat_ipc::EventKind::ChatChanged { chat: step.chat.id.clone() });
         self.finish(step)?;
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
+        // Messages of ours may stand in what was passed over: the server says so when they come again.
+        work.accepted.clear();
         self.acknowledge(account, id);
         // A device of ours may be in it that is gone from the account.
         self.list_devices(account);
