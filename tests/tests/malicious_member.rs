@@ -174,9 +174,8 @@ async fn a_commit_that_leaves_a_leaver_in_is_refused() -> Result<()> {
     // Nobody honest is there to take the leaver out.
     scene.alice.daemon.stop().await?;
     let mut client = scene.bob.daemon.client().await?;
-    let leaving = tokio::spawn(async move {
-        client.call::<fastchat_ipc::method::LeaveGroup>(&fastchat_tests::of("ops")).await
-    });
+    let leaving =
+        tokio::spawn(async move { client.call::<fastchat_ipc::method::LeaveGroup>(&fastchat_tests::of("ops")).await });
     scene.bob.group_is("ops", fastchat_ipc::GroupState::Leaving).await?;
     let forged = forger.commit(&scene.mallory, scene.id, |builder| builder)?;
     scene.refused(forged.frame(), "ignoring who leaves", &[Code::ProposalsPending]).await?;
@@ -281,8 +280,7 @@ async fn entries_that_nobody_can_open_stop_nothing_and_replays_show_no_message_t
 async fn a_removed_member_has_nothing_more_with_all_its_saved_state() -> Result<()> {
     let mut scene = Scene::set().await?;
     let id = scene.id;
-    let mut carol =
-        Insider::register("carol", &scene._server.address(), Insider::identity().await?).await?;
+    let mut carol = Insider::register("carol", &scene._server.address(), Insider::identity().await?).await?;
     scene.alice.add("ops", &["carol"]).await?;
     within("carol is in", async { carol.added().await }).await?;
     scene.mallory.until(id, "carol is in", |m| Ok(m.members(id).contains(&"carol"))).await?;

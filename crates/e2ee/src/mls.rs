@@ -26,7 +26,7 @@ pub(crate) use fastchat_mls::suite::{SUITE, group_id, parse};
 /// Governs handshake messages only: they are public.
 const WIRE_FORMAT: WireFormatPolicy = PURE_PLAINTEXT_WIRE_FORMAT_POLICY;
 /// Plaintexts are padded to a multiple of this, so that a short message's length says little.
-const PADDING_BYTES: usize = 256;
+const PADDING_BYTES: usize = 128;
 /// How many entries of one sender may be missing before the next one no longer opens.
 const MAX_FORWARD_DISTANCE: u32 = 2000;
 

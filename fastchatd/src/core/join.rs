@@ -244,6 +244,11 @@ impl Core {
                 // The group has this device in it now; it gets in by an external commit, with fresh keys.
                 tracing::warn!(%error, "a group's Welcome is refused");
                 self.tell_joined(account, joining);
+                if matches!(error, JoinError::NoKeyPackage) {
+                    // Whoever made it has signed the join key: only our half of it is lost.
+                    let (number, _) = self.group_chat(account, id);
+                    return self.rejoin(account, number, id);
+                }
                 return self.take_unjoined(account, &v1::Unjoined { conversation: joining.conversation.clone() });
             }
         };

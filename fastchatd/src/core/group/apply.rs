@@ -12,7 +12,7 @@ use crate::{
     fault,
     store::{
         StoreError,
-        rows::{HandshakeKind, HandshakeRow, Peer, Standing},
+        rows::{GroupRow, HandshakeKind, HandshakeRow, Peer, Standing},
     },
 };
 
@@ -237,17 +237,30 @@ impl Core {
     }
 
     /// The group is over for us, for a reason that did not come out of its log.
-    pub(in crate::core) fn give_up_group(&mut self, account: u32, chat: u32, why: &str) -> Result<(), Broken> {
+    /// `refused`: the server's word alone does not bring it back.
+    pub(in crate::core) fn give_up_group(
+        &mut self,
+        account: u32,
+        chat: u32,
+        why: &str,
+        refused: bool,
+    ) -> Result<(), Broken> {
         let Ok(id) = self.chat_id(account, chat).parse::<ConversationId>() else { return Ok(()) };
         let Some(mut step) = self.step_in(account, id) else { return Ok(()) };
-        step.notice(self.now, why.to_owned())?;
+        // A group that never was more than a name says it once.
+        let nameless = |group: &GroupRow| group.members.is_empty() && group.epoch == 0;
+        let said = self.group_row(account, chat).is_some_and(nameless) && step.chat.next_position > 1;
+        if !said {
+            step.notice(self.now, why.to_owned())?;
+        }
         step.write.creation(account, chat, None)?;
         self.end_group(&mut step, Standing::Left)?;
         if let Some(group) = &mut step.group {
-            group.refused = true;
+            group.refused = refused;
         }
         step.events.push(self.group_changed(account, chat));
         self.finish(step)?;
+        self.next_unjoined(account)?;
         self.pump(account, chat)
     }
 
