@@ -182,6 +182,7 @@ impl Core {
         if !joining || found.conversation != id.to_wire() {
             return self.pump(account, chat);
         }
+        let patient = self.work(account, chat).pauses < VOUCHED_FOR;
         let Some(live) = self.live.get(&account) else { return Ok(()) };
         fault::point("rejoin-fetched");
         let message = MessageId::generate();
@@ -212,7 +213,7 @@ impl Core {
         if prepared.epoch < known {
             return self.refuse_older(account, chat, id, (prepared.epoch, known));
         }
-        if !self.vouches(account, chat, prepared.shown_by.as_ref()) && self.work(account, chat).pauses < VOUCHED_FOR {
+        if !self.vouches(account, chat, prepared.shown_by.as_ref()) && patient {
             // A member that is known here may commit in a moment. When none does, who is new is said in the chat.
             let text = "the group's state is shown by somebody who is not known to be in it";
             self.retry_later(account, chat, &v1::Failure::new(Code::Internal, text));
