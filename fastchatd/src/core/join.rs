@@ -276,7 +276,7 @@ impl Core {
             format!("{by} added you to the group {}", group.name)
         };
         self.meet(&mut step, &roster.leaves)?;
-        count_anew(&mut step, &roster)?;
+        step.count_anew(&roster.leaves)?;
         step.group = Some(group);
         step.notice(self.now, text)?;
         step.events.push(EventKind::ChatChanged { chat: step.chat.id.clone() });
@@ -411,12 +411,4 @@ impl Core {
         step.write.contact(step.account, number, Some(contact));
         Ok(())
     }
-}
-
-/// Who comes (back) into a group has not missed what was sent meanwhile: it was not for it, or a notice says so.
-pub(super) fn count_anew(step: &mut Step, roster: &Roster) -> Result<(), StoreError> {
-    for leaf in &roster.leaves {
-        step.write.counter(step.account, step.id, DeviceId(leaf.device), 0)?;
-    }
-    Ok(())
 }

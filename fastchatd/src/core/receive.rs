@@ -113,7 +113,9 @@ impl Core {
         };
         match (handshake, own) {
             (true, true) => return self.take_own_handshake(step, message).map(|()| None),
-            (true, false) => return self.take_handshake(step, message, &entry.payload),
+            (true, false) => return self.take_handshake(step, &entry, message),
+            // It goes out again where the others can open it for sure.
+            (false, true) if step.lost => {}
             (false, true) => self.take_own(&mut step, &entry, message)?,
             (false, false) => self.take_foreign(&mut step, &entry, message)?,
         }

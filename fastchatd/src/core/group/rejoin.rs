@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    super::{Broken, Core, join::count_anew, live::Asked, receive::LAST_SEQ, step::Step},
+    super::{Broken, Core, live::Asked, receive::LAST_SEQ, step::Step},
     authenticator,
 };
 
@@ -329,7 +329,7 @@ impl Core {
             self.tell_of_the_gap(&mut step, &group, seq)?;
         }
         self.meet(&mut step, &applied.roster.leaves)?;
-        count_anew(&mut step, &applied.roster)?;
+        step.count_anew(&applied.roster.leaves)?;
         step.group = Some(group);
         step.chat.conversation = Some(id);
         let conversation = &mut step.conversation;
