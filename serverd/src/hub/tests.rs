@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use fastchat_store::{
-    Accounts, AddDevice, Conversations, Devices, Kdf, NewAccount, NewDevice, NewDirect, NewLeaf, NewWelcome,
-    SqliteStore, TokenHash,
+    Accounts, AddDevice, Conversations, Devices, Kdf, KeyPackages, NewAccount, NewDevice, NewDirect, NewLeaf,
+    NewWelcome, SqliteStore, TokenHash,
 };
 use fastchat_wire::ConversationId;
 use futures_util::future::try_join_all;
@@ -64,17 +64,15 @@ async fn a_session_with_thousands_of_conversations_begins() {
     let made = devices.iter().enumerate();
     let made = made.map(|(number, device)| store.create_account(account(number), new_device(*device), None, 1));
     try_join_all(made).await.unwrap();
+    let offer = |device: &DeviceId| store.publish_key_packages(*device, Vec::new(), Some("last".into()), 1, 1);
+    try_join_all(devices.iter().map(offer)).await.unwrap();
     try_join_all((1..=CONVERSATIONS).map(|with| store.create_direct(direct(&devices, with)))).await.unwrap();
     // All of them are closed by a new device: each is told.
-    let second = AddDevice {
-        account: name(0),
-        device: new_device(DeviceId::generate()),
-        identity: None,
-        grant: None,
-        most: 2,
-        now_ms: 2,
-    };
+    let another = DeviceId::generate();
+    let second =
+        AddDevice { account: name(0), device: new_device(another), identity: None, grant: None, most: 2, now_ms: 2 };
     store.add_device(second).await.unwrap();
+    offer(&another).await.unwrap();
     let settings = Settings {
         window_entries: 8,
         window_bytes: 1 << 16,
