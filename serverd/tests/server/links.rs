@@ -62,7 +62,7 @@ async fn a_new_device_is_linked_and_let_in_without_the_password() {
     let of_bob = Device::new("bob");
     assert_eq!(new.refused(with_grant(&of_bob, &grant.grant)).await.code(), Code::WrongCredentials);
     let Body::Session(session) = new.ask(with_grant(&device, &grant.grant)).await else { panic!("not let in") };
-    assert_eq!(session.identity_key, "identity of alice");
+    assert_eq!(session.identity_key, device.identity());
     device.token = session.token;
     assert!(matches!(old.hear().await, Body::DevicesChanged(_)));
     let mut third = Client::greet(server.address).await;
