@@ -5,7 +5,7 @@
 
 use fastchat_e2ee::{Fingerprint, IdentityKey, Join, JoinError, Roster, Transaction};
 use fastchat_ipc::{ContactState, EventKind};
-use fastchat_wire::{AccountName, ConversationId, DeviceId, v1};
+use fastchat_wire::{AccountName, ConversationId, v1};
 
 use crate::{
     fault,
