@@ -7,6 +7,7 @@
 //! **Invariant**: nothing is answered, sent or told before the steps that led to it are on the disk.
 
 mod aside;
+mod backups;
 mod front;
 mod thread;
 

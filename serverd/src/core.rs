@@ -22,7 +22,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fastchat_store::{CursorMove, DeviceChange, DeviceRecord, DeviceState, Joining, Membership, StoreError};
+use fastchat_store::{CursorMove, DeviceChange, DeviceRecord, DeviceState, Entry, Joining, Membership, StoreError};
 use fastchat_wire::{
     AccountName, Code, ConversationId, DeviceId,
     v1::{self, server_frame::Body},
@@ -48,7 +48,8 @@ pub struct Core {
     cursors: CursorMoves,
     /// Sessions that want the joinings which did not fit, once the store knows which are settled.
     want_joinings: BTreeSet<SessionId>,
-    /// Commits, new conversations and changes of devices so far: a session that saw none while it loaded need not look again.
+    /// Commits, new conversations and changes of devices so far: a session that saw none while it loaded need not look
+    /// again.
     changes: u64,
     draining: bool,
     now_ms: u64,
@@ -197,10 +198,15 @@ impl Core {
     /// Has the session follow a conversation, or learn of its head if it does already.
     fn follow(&mut self, id: SessionId, membership: &Membership, joining: Option<u64>) {
         let conversation = membership.conversation;
+        if membership.ends_at.is_none()
+            && self.sessions.get(&id).is_some_and(|session| session.came_again(conversation, membership.epoch))
+        {
+            self.unfollow(id, conversation);
+        }
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if !session.subscriptions.contains_key(&conversation) {
             let cursor = membership.cursor.max(self.cursors.known(session.device, conversation));
-            let mut subscription = Subscription::new(cursor, membership.head, membership.ends_at);
+            let mut subscription = Subscription::new(cursor, membership);
             if subscription.is_over() {
                 return;
             }
@@ -212,11 +218,15 @@ impl Core {
             self.tell_delivered(id, membership);
         }
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if let Some(end) = membership.ends_at {
-            session.end(conversation, end);
+        match membership.ends_at {
+            Some(end) => session.end(conversation, end, membership.epoch),
+            None => session.reach(conversation, membership.epoch),
         }
-        session.advance_head(conversation, membership.head);
-        if membership.closed {
+        // Reports may come in another order than the commits.
+        let reported = self.followers.get(&conversation).map_or(0, |following| following.head);
+        session.advance_head(conversation, membership.head.max(reported));
+        // An older look at the store may still have the end of a membership that has begun anew.
+        if membership.closed && (membership.ends_at.is_none() || session.is_ended(conversation)) {
             self.tell_closed(id, conversation, membership.closed_by);
         }
     }
@@ -265,11 +275,10 @@ impl Core {
         let conversation = joining.membership.conversation;
         let Some(session) = self.sessions.get(&id) else { return };
         let device = session.device;
-        match session.subscriptions.get(&conversation).map(|subscription| subscription.ends_at) {
-            // It was removed before, and this is a new beginning.
-            Some(Some(end)) if end < joining.start_seq => self.unfollow(id, conversation),
-            Some(_) => return self.follow(id, &joining.membership, None),
-            None => {}
+        if session.joins_anew(conversation, joining.start_seq) {
+            self.unfollow(id, conversation);
+        } else if session.subscriptions.contains_key(&conversation) {
+            return self.follow(id, &joining.membership, None);
         }
         if self.cursors.joined(device, conversation, joining.start_seq) {
             return self.follow(id, &joining.membership, None);
@@ -312,6 +321,13 @@ impl Core {
         }
         let told = self.presence.ended(self.now_ms, &session.account, id);
         self.tell(told);
+    }
+
+    /// A commit of these entries was reported.
+    fn advance(&mut self, conversation: ConversationId, entries: &[Entry]) {
+        if let (Some(following), Some(last)) = (self.followers.get_mut(&conversation), entries.last()) {
+            following.head = following.head.max(last.seq);
+        }
     }
 
     fn followers_of(&self, conversation: ConversationId) -> Vec<SessionId> {

@@ -2,15 +2,23 @@
 //!
 //! **Invariant**: it sees no session of the tester: no bus, no display, no runtime directory but its own.
 
-use std::{ffi::OsString, fs, os::unix::fs::DirBuilderExt, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use fastchat_ipc::{Client, Empty, method};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::{Ctl, PATIENCE, Running, program, within};
+
+/// Names a daemon's fault point.
+const CRASH_AT: &str = "FASTCHAT_CRASH_AT";
 
 /// A daemon; running or not.
 pub struct Daemon {
@@ -45,6 +53,56 @@ impl Daemon {
     /// Sets a variable of its environment; counts from the next start on.
     pub fn set(&mut self, variable: &str, value: impl Into<OsString>) {
         self.environment.push((variable.into(), value.into()));
+    }
+
+    /// Lets it end at a fault point (see CONTRIBUTING.md), or at none; counts from the next start on.
+    pub fn crash_at(&mut self, point: Option<&str>) {
+        self.environment.retain(|(variable, _)| variable != CRASH_AT);
+        if let Some(point) = point {
+            self.set(CRASH_AT, point);
+        }
+    }
+
+    /// Waits until it has ended at its fault point.
+    ///
+    /// # Errors
+    /// It goes on, or ended in another way.
+    pub async fn crashed(&mut self) -> Result<()> {
+        let mut running = self.running.take().context("it does not run")?;
+        let status = running.ended().await?;
+        if status.signal() != Some(Signal::ABORT.as_raw()) || !running.log().contains("ends at the fault point") {
+            bail!("{}'s daemon ended with {status}, and not at its fault point", self.name);
+        }
+        running.is_expected();
+        Ok(())
+    }
+
+    /// What it wrote into its log, in all its runs.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join(format!("{}.log", self.name))).unwrap_or_default()
+    }
+
+    /// Copies its data directory, as a backup of the machine would; it must not run.
+    ///
+    /// # Errors
+    /// It runs, or the files cannot be copied.
+    pub fn save(&self) -> Result<TempDir> {
+        ensure!(self.running.is_none(), "{}'s daemon runs", self.name);
+        let copy = tempfile::Builder::new().prefix("fc-copy-").tempdir()?;
+        copy_directory(&self.home.path().join("data"), copy.path())?;
+        Ok(copy)
+    }
+
+    /// Puts an older copy in the place of its data directory; it must not run.
+    ///
+    /// # Errors
+    /// It runs, or the files cannot be copied.
+    pub fn restore(&self, copy: &TempDir) -> Result<()> {
+        ensure!(self.running.is_none(), "{}'s daemon runs", self.name);
+        let data = self.home.path().join("data");
+        fs::remove_dir_all(&data)?;
+        copy_directory(copy.path(), &data)
     }
 
     /// A variable of its environment; empty when it is not set.
@@ -175,4 +233,19 @@ impl Daemon {
     pub fn home(&self) -> PathBuf {
         self.home.path().to_owned()
     }
+}
+
+fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }

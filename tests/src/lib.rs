@@ -8,7 +8,9 @@
 
 mod ctl;
 mod daemon;
+mod devices;
 mod false_server;
+mod groups;
 mod person;
 mod private_bus;
 mod process;
@@ -19,6 +21,7 @@ mod tls;
 pub use ctl::{Ctl, Ended};
 pub use daemon::Daemon;
 pub use false_server::{FalseServer, Twist};
+pub use groups::{agree, members_of, of};
 pub use person::{PASSWORD, Person};
 pub use private_bus::PrivateBus;
 pub use process::{PATIENCE, Running, within};

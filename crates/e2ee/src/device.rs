@@ -131,6 +131,12 @@ impl Device {
         }
     }
 
+    /// The device with another certificate, whatever is in it.
+    #[cfg(test)]
+    pub(crate) fn with_certificate(&self, certificate: Vec<u8>) -> Self {
+        Self { account: self.account.clone(), id: self.id, keys: self.keys.clone(), certificate }
+    }
+
     pub(crate) fn signer(&self) -> &SignatureKeyPair {
         &self.keys
     }

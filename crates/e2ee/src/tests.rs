@@ -6,12 +6,16 @@
 
 mod archive;
 mod direct;
+mod forge;
 mod groups;
+mod hostile;
 mod identity;
 mod linking;
 mod messages;
+mod model;
 mod own_devices;
 mod password;
 mod people;
+mod roles;
 mod state;
 mod world;

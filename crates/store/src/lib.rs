@@ -1,7 +1,8 @@
 //! The FastChat server's storage: what a backend must do (traits), the suite that proves it, and the SQLite backend.
 //!
-//! One trait per concern ([`Accounts`], [`Devices`], [`KeyPackages`], [`Conversations`], [`Handshakes`],
-//! [`Log`], [`Cursors`], [`Blocks`], [`Links`], [`Invites`]); [`Store`] is all of them. A backend passes the `conformance` suite before it is used.
+//! One trait per concern ([`Accounts`], [`Devices`], [`KeyPackages`], [`Conversations`], [`Handshakes`], [`Log`],
+//! [`Cursors`], [`Blocks`], [`Links`], [`Invites`]); [`Store`] is all of them. A backend passes the `conformance` suite
+//! before it is used.
 //!
 //! **Invariant**: when a writing call answers `Ok`, what it did survives a power cut.
 

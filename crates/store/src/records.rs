@@ -312,6 +312,8 @@ pub struct Membership {
     pub cursor: u64,
     /// The log's last seq.
     pub head: u64,
+    /// The log's epoch: the device is a member of it, unless `ends_at` says otherwise.
+    pub epoch: u64,
     /// It takes no more entries.
     pub closed: bool,
     /// The conversation that took its place.

@@ -3,12 +3,16 @@
 //! **Invariant**: of two identities that an account may have, the one that the server gives to others counts, and only if
 //! it was made here.
 
+#[cfg(test)]
+pub(in crate::core) mod tests;
+
 use fastchat_e2ee::{Device, Identity, IdentityKey};
 use fastchat_ipc::{ApiError, Empty, ErrorCode};
 use fastchat_wire::{AccountName, Address, Pin, ServerAddress, v1};
 use v1::client_frame::Body as Ask;
 
 use crate::{
+    fault,
     sign_in::{Access, PreparedRotation},
     store::{StoreError, Write},
 };
@@ -72,6 +76,7 @@ impl Core {
         let mut write = Write::default();
         write.account(account, row);
         self.commit(write, account, Vec::new())?;
+        fault::point("rotation-prepared");
         self.answer(call, Ok(Empty {}));
         Ok(())
     }

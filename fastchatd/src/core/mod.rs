@@ -6,6 +6,7 @@
 //! **Invariant**: an input that fails has changed nothing but what its answer says.
 
 mod aside;
+mod backup;
 mod calls;
 mod devices;
 mod establish;
@@ -25,11 +26,12 @@ mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fastchat_ipc::{ApiError, ErrorCode, Event, EventKind, KeyStore, Preview, Request};
+use fastchat_ipc::{ApiError, ErrorCode, Event, EventKind, KeyStore, Preview, Request, Restored};
 use serde_json::Value;
 
 use crate::{
     api::{Alert, Surroundings},
+    backup::{ChatRecord, ContactRecord, MessageRecord},
     link::{AccountKey, FromLink, LinkSettings, ToLink},
     sign_in::{PreparedRotation, Rotated, SignedIn},
     store::{
@@ -40,6 +42,7 @@ use crate::{
 
 use live::{ChatWork, Live};
 
+pub use backup::{BackupPage, BackupPlace};
 pub use calls::discovery;
 use waits::Waits;
 
@@ -62,6 +65,10 @@ pub enum Input {
     RotationPrepared(CallId, Box<PreparedRotation>),
     /// The server has the account's new identity; the call wants the keys.
     Rotated(CallId, Box<Rotated>),
+    /// Contacts of a backup, and the counts so far; the call wants the counts.
+    RestoredContacts(CallId, String, Vec<ContactRecord>, Restored),
+    /// A chat of a backup with messages of it, and the counts so far; the call wants the counts.
+    RestoredChat(CallId, String, Box<ChatRecord>, Vec<MessageRecord>, Restored),
     /// A device is to be linked to this account; the call wants the grant, `{"grant": [32 bytes]}`.
     Grant(CallId, String),
     /// Time has passed.
@@ -163,6 +170,14 @@ impl Core {
             Input::Link(account, news) => self.take_news(account.0, news)?,
             Input::SignedIn(call, signed) => self.take_sign_in(call, *signed)?,
             Input::RotationPrepared(call, prepared) => self.prepare_rotation(call, &prepared)?,
+            Input::RestoredContacts(call, account, records, mut restored) => {
+                self.restore_contacts(&account, records, &mut restored)?;
+                self.answer(call, Ok(restored));
+            }
+            Input::RestoredChat(call, account, chat, messages, mut restored) => {
+                self.restore_chat(&account, &chat, messages, &mut restored)?;
+                self.answer(call, Ok(restored));
+            }
             Input::Grant(call, account) => self.ask_grant(call, &account),
             Input::Rotated(call, rotated) => self.take_rotation(call, &rotated)?,
             Input::Tick => self.tick()?,
@@ -183,7 +198,8 @@ impl Core {
     /// When the core wants a [`Input::Tick`] at the latest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        let retries = self.work.values().flat_map(|work| [work.retry_at, work.take_in_at]).filter(|at| *at > 0);
+        let retries =
+            self.work.values().flat_map(|work| [work.retry_at, work.take_in_at, work.claim_at]).filter(|at| *at > 0);
         let stalled = (!self.stalled.is_empty()).then_some(self.now + STALLED_MS);
         let answers = self.live.values().filter_map(Live::next_deadline);
         let updates = self.next_update.filter(|_| self.live.values().any(Live::is_up));

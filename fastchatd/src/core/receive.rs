@@ -92,6 +92,12 @@ impl Core {
             }
             return Ok(None);
         }
+        // What comes after the end is not ours to open.
+        if matches!(step.standing(self), Some(Standing::Left | Standing::Deleted)) {
+            step.conversation.cursor = entry.seq;
+            self.finish(step)?;
+            return Ok(None);
+        }
         if missing > 0 {
             step.notice(self.now, format!("the server left out {missing} entries here"))?;
         }
@@ -111,15 +117,28 @@ impl Core {
         }
         let news = step.news.then_some(step.conversation.chat);
         let (chat, lost) = (step.conversation.chat, step.lost);
+        if lost {
+            self.lose_place(&mut step)?;
+        }
         self.finish(step)?;
         if lost {
-            self.state_lost(account, chat, id)?;
+            self.place_lost(account, chat)?;
         }
         Ok(news)
     }
 
     /// A message of ours has come to stand in the log.
     pub(super) fn take_own(&mut self, step: &mut Step, entry: &v1::Entry, id: MessageId) -> Result<(), Broken> {
+        self.take_own_at(step, (Some(entry.seq), entry.server_time_ms), id)
+    }
+
+    /// The same of a message that stands somewhere in the log, if `seq` is not known.
+    pub(super) fn take_own_at(
+        &mut self,
+        step: &mut Step,
+        (seq, accepted_at_ms): (Option<u64>, u64),
+        id: MessageId,
+    ) -> Result<(), Broken> {
         let (account, chat) = (step.account, step.conversation.chat);
         // The log keeps our order: what comes back is at the front.
         let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
@@ -137,10 +156,14 @@ impl Core {
         }
         step.write.outbox(account, chat, number, None)?;
         self.work(account, chat).accepted.remove(&number);
+        // Another device of ours may have sent it on, and that copy has come before.
+        if self.store.position_of(account, chat, id)?.is_some() {
+            return Ok(());
+        }
         if step.chat.peer == Peer::Own {
             return Ok(());
         }
-        let delivered = entry.seq <= self.delivered_through(step);
+        let delivered = seq.is_some_and(|seq| seq <= self.delivered_through(step));
         let state = if delivered { MessageState::Delivered } else { MessageState::Sent };
         let position = step.append(&MessageRow {
             id,
@@ -148,13 +171,13 @@ impl Core {
             from: None,
             held: false,
             sent_at_ms: row.written_at_ms,
-            accepted_at_ms: entry.server_time_ms,
+            accepted_at_ms,
             kind: MessageKind::Text,
             state,
             text: row.text,
         })?;
-        if !delivered {
-            step.write.undelivered(account, step.id, entry.seq, Some(position))?;
+        if let Some(seq) = seq.filter(|_| !delivered) {
+            step.write.undelivered(account, step.id, seq, Some(position))?;
         }
         step.events.push(EventKind::MessageState { chat: step.chat.id.clone(), id: id.to_string(), state });
         Ok(())
@@ -217,6 +240,7 @@ impl Core {
             text,
         })?;
         if mine {
+            self.sent_elsewhere(step, id)?;
             if !delivered {
                 step.write.undelivered(step.account, step.id, entry.seq, Some(position))?;
             }
@@ -225,6 +249,17 @@ impl Core {
             step.received(id);
         }
         self.read_if_read_elsewhere(step, id, position);
+        Ok(())
+    }
+
+    /// Another device of ours has sent what waits here too, after a conversation ended: it is out.
+    fn sent_elsewhere(&mut self, step: &mut Step, id: MessageId) -> Result<(), Broken> {
+        let (account, chat) = (step.account, step.conversation.chat);
+        let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
+        if let Some((number, _)) = found.transpose()? {
+            step.write.outbox(account, chat, number, None)?;
+            self.work(account, chat).accepted.remove(&number);
+        }
         Ok(())
     }
 

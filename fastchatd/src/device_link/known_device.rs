@@ -8,7 +8,7 @@ use fastchat_wire::DeviceId;
 use tokio::time::Instant;
 
 use super::{ANSWER, LIFE, LinkCode, PATIENCE, failed, give_up, links::Waiting, mailbox::Mailbox, refused};
-use crate::sign_in::Access;
+use crate::{fault, sign_in::Access};
 
 /// A link, as the account's device stands in it: the digits are shown.
 pub(crate) struct KnownSide {
@@ -62,6 +62,7 @@ impl KnownSide {
         let known = KnownDevice::begin(code.commitment, &first, access.name(), fingerprint);
         let (known, offer) = known.map_err(|error| failed(&error))?;
         mailbox.post(offer).await?;
+        fault::point("link-offered");
         let reveal = mailbox.next(Instant::now() + ANSWER).await.map_err(|error| match error.code {
             ErrorCode::TimedOut => ApiError::new(ErrorCode::TimedOut, "the new device does not answer")
                 .hint("it must show its code and wait while you link it: let it show another one"),
@@ -93,6 +94,7 @@ impl KnownSide {
             _ => error,
         })?;
         let ready = step.agree().take_consent(&consent).map_err(|error| failed(&error))?;
+        fault::point("link-consented");
         Ok((ready, device))
     }
 }
@@ -118,7 +120,9 @@ impl Consented {
                 return Err(failed(&error));
             }
         };
+        fault::point("link-granted");
         self.mailbox.post(package).await?;
+        fault::point("link-handed-over");
         let report = self.mailbox.next(Instant::now() + ANSWER).await.map_err(|error| {
             let text = format!("the new device has all it needs, but has not said that it is in: {}", error.message);
             ApiError::new(error.code, text).hint("`fastchatctl device list` shows whether it is")

@@ -3,8 +3,8 @@
 //! The server knows nothing of what is in it, and may show what it likes: nothing here is trusted. A connection that is
 //! lost, or closed because it has no session, is replaced by another one.
 //!
-//! **Invariant**: a message is posted at most once for each time that the server did not confirm it, every wait ends by the
-//! link's deadline, and no message is longer than the protocol's.
+//! **Invariant**: a message that had to be posted twice is taken once, every wait ends by the link's deadline, and no
+//! message is longer than the protocol's.
 
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub(super) struct Mailbox {
     side: Side,
     /// Messages of the other side that were taken.
     taken: u32,
+    /// The last one. It may come again: its poster could not know that it had arrived.
+    last: Bytes,
     ends: Instant,
 }
 
@@ -58,13 +60,13 @@ impl Mailbox {
         let Said::LinkMessages(opened) = opened.map_err(|outage| outage.error)? else { return Err(unexpected()) };
         let link = opened.link.as_ref().try_into().map_err(|_| unexpected())?;
         let connection = Some(connection);
-        let mailbox = Self { server, trust, connection, link, side: Side::New, taken: 0, ends };
+        let mailbox = Self { server, trust, connection, link, side: Side::New, taken: 0, last: Bytes::new(), ends };
         Ok((mailbox, trust, opened.expires_ms))
     }
 
     /// The mailbox of a code.
     pub(super) fn known(server: ServerAddress, trust: Trust, link: [u8; 16], ends: Instant) -> Self {
-        Self { server, trust, connection: None, link, side: Side::Known, taken: 0, ends }
+        Self { server, trust, connection: None, link, side: Side::Known, taken: 0, last: Bytes::new(), ends }
     }
 
     pub(super) fn link(&self) -> [u8; 16] {
@@ -122,7 +124,10 @@ impl Mailbox {
                     Some(message) if message.len() > MAX_LINK_MESSAGE_BYTES => return Err(unexpected()),
                     Some(message) => {
                         self.taken += 1;
-                        return Ok(message);
+                        if message != self.last {
+                            self.last = message.clone();
+                            return Ok(message);
+                        }
                     }
                     // A server that does not wait is not asked without a break.
                     None if asked.elapsed() < PAUSE => self.nap(PAUSE, until).await?,

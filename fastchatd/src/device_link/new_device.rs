@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{LIFE, LinkCode, MOMENT, PATIENCE, failed, give_up, links::Waiting, mailbox::Mailbox, refused};
 use crate::{
+    fault,
     link::Trust,
     sign_in::{Newcomer, SignedIn},
 };
@@ -96,8 +97,11 @@ impl NewSide {
             Ok(offer) => offer,
             Err(error) => {
                 self.step = Step::Open(device);
-                let goes_on = error.code == ErrorCode::TimedOut && Instant::now() < self.mailbox.ends();
-                return (goes_on.then_some(self), Err(error));
+                if error.code == ErrorCode::TimedOut && Instant::now() < self.mailbox.ends() {
+                    return (Some(self), Err(error));
+                }
+                give_up(&mut self.mailbox).await;
+                return (None, Err(error));
             }
         };
         match Self::answer(device, &offer, &mut self.mailbox, &self.newcomer).await {
@@ -125,6 +129,7 @@ impl NewSide {
             ApiError::new(ErrorCode::Refused, "the link has ended: the other device offers what is no account's name")
         })?;
         mailbox.post(reveal).await?;
+        fault::point("link-revealed");
         Ok((offered, Address { account, server: newcomer.server.clone() }))
     }
 

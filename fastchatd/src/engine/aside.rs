@@ -43,6 +43,9 @@ pub(super) fn is_aside(request: &Request) -> bool {
             | Request::FinishLink(_)
             | Request::LinkDevice(_)
             | Request::ConfirmDeviceLink(_)
+            | Request::CreateBackup(_)
+            | Request::VerifyBackup(_)
+            | Request::RestoreBackup(_)
     )
 }
 
@@ -61,6 +64,9 @@ impl Front {
             Request::FinishLink(params) => self.finish_link(&params).await,
             Request::LinkDevice(params) => self.link_device(params).await,
             Request::ConfirmDeviceLink(params) => self.confirm_device_link(&params).await,
+            Request::CreateBackup(params) => self.create_backup(params).await,
+            Request::VerifyBackup(params) => self.verify_backup(params).await,
+            Request::RestoreBackup(params) => self.restore_backup(params).await,
             other => Err(ApiError::new(ErrorCode::Internal, format!("{} does not come here", other.name()))),
         }
     }
@@ -79,10 +85,10 @@ impl Front {
             Planned::New(plan) => {
                 let prepared = Box::new(plan.prepared()?);
                 self.ask(|answer| Job::RotationPrepared(prepared, answer)).await?;
-                plan.carry_out().await?
+                Box::new(plan.carry_out().await?)
             }
         };
-        self.ask(|answer| Job::Rotated(Box::new(rotated), answer)).await
+        self.ask(|answer| Job::Rotated(rotated, answer)).await
     }
 
     async fn begin_link(&self, params: &LinkRequest) -> Result<Value, ApiError> {
@@ -173,6 +179,6 @@ fn grant_in(granted: &Value) -> Result<[u8; 32], ApiError> {
     bytes.try_into().map_err(|_| ApiError::new(ErrorCode::Server, "the server's grant is none").hint("begin again"))
 }
 
-fn value(result: &impl Serialize) -> Result<Value, ApiError> {
+pub(super) fn value(result: &impl Serialize) -> Result<Value, ApiError> {
     serde_json::to_value(result).map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
 }

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::Context;
-use fastchat_ipc::{ApiError, Event, KeyStore, Request};
+use fastchat_ipc::{ApiError, Event, KeyStore, Request, Restored};
 use fastchat_wire::{Address, Pin, ServerAddress};
 use tokio::{
     runtime::Handle,
@@ -15,7 +15,9 @@ use tokio::{
 
 use crate::{
     api::{Alert, Surroundings},
-    core::{Action, AlertDefaults, CallId, Core, Input, Process},
+    backup::{ChatRecord, ContactRecord, Header, MessageRecord, Record},
+    core::{Action, AlertDefaults, BackupPage, BackupPlace, CallId, Core, Input, Process},
+    fault,
     link::{self, AccountKey, FromLink, LinkSettings, ToLink, Token},
     root_key::RootKey,
     sign_in::{Access, PreparedRotation, Rotated, SignedIn},
@@ -49,6 +51,16 @@ pub(super) enum Job {
     Grant(String, Answer),
     /// An account's keys, for work aside.
     Access(String, oneshot::Sender<Result<Access, ApiError>>),
+    /// What a backup of an account begins with, made at this time.
+    BackupHeader(String, u64, oneshot::Sender<Result<(Header, Record), ApiError>>),
+    /// A page of a backup of an account.
+    BackupPage(String, BackupPlace, oneshot::Sender<Result<BackupPage, ApiError>>),
+    /// Whether a backup of an account may be restored to an account here; then its full name.
+    MayRestore(String, String, oneshot::Sender<Result<String, ApiError>>),
+    /// Contacts of a backup, and the counts so far.
+    RestoredContacts(String, Vec<ContactRecord>, Restored, Answer),
+    /// A chat of a backup with messages of it, and the counts so far.
+    RestoredChat(String, Box<ChatRecord>, Vec<MessageRecord>, Restored, Answer),
     /// The key that a server is known by.
     PinOf(ServerAddress, oneshot::Sender<Option<Pin>>),
     /// Whether somebody may sign in under this address; then the key that its server is known by.
@@ -205,6 +217,17 @@ impl Thread {
                 let call = self.number(answer);
                 self.core.step(now_ms(), Input::Grant(call, account))?;
             }
+            Job::BackupHeader(account, now, answer) => drop(answer.send(self.core.backup_header(&account, now))),
+            Job::BackupPage(account, place, answer) => drop(answer.send(self.core.backup_page(&account, place))),
+            Job::MayRestore(account, of, answer) => drop(answer.send(self.core.may_restore(&account, &of))),
+            Job::RestoredContacts(account, records, restored, answer) => {
+                let call = self.number(answer);
+                self.core.step(now_ms(), Input::RestoredContacts(call, account, records, restored))?;
+            }
+            Job::RestoredChat(account, chat, messages, restored, answer) => {
+                let call = self.number(answer);
+                self.core.step(now_ms(), Input::RestoredChat(call, account, chat, messages, restored))?;
+            }
             Job::Access(account, answer) => drop(answer.send(self.core.access(&account))),
             Job::PinOf(server, answer) => drop(answer.send(self.core.pin_of(&server))),
             // A caller that is gone does not need to know.
@@ -223,7 +246,9 @@ impl Thread {
     }
 
     fn carry_out(&mut self) -> Result<(), crate::core::Broken> {
-        for action in self.core.sync()? {
+        let actions = self.core.sync()?;
+        fault::synced();
+        for action in actions {
             match action {
                 Action::Answer(call, outcome) => {
                     if let Some(answer) = self.answers.remove(&call) {
@@ -244,6 +269,7 @@ impl Thread {
                 Action::TestNotification(call) => self.test_notification(call),
             }
         }
+        fault::sent();
         Ok(())
     }
 

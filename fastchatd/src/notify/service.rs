@@ -137,7 +137,9 @@ impl Service {
     /// Shows a notification in the place of `replaces` (0: a new one) and returns its id.
     pub(super) async fn show(&mut self, replaces: u32, content: &Content, look: Look<'_>) -> zbus::Result<u32> {
         let features = self.ready().await?;
-        let body = content.body(features.can("body-markup"));
+        // Whoever reads links or images in the body reads markup: dunst without a configuration says the one alone.
+        let markup = ["body-markup", "body-hyperlinks", "body-images"].iter().any(|mark| features.can(mark));
+        let body = content.body(markup);
         let actions = if features.can("actions") { look.actions } else { Vec::new() };
         let mut hints = look.hints;
         hints.insert("desktop-entry", DESKTOP_ENTRY.into());

@@ -2,6 +2,8 @@
 //!
 //! **Invariant**: an account's keys are made once for all tests that need none of their own: making them is slow.
 
+mod changes;
+
 use std::sync::OnceLock;
 
 use fastchat_wire::{
@@ -11,6 +13,7 @@ use fastchat_wire::{
 
 use super::*;
 use crate::link::tests::server::{FakeServer, Peer, ready};
+use fastchat_ipc::LinkRequest;
 
 const PASSWORD: &str = "correct horse";
 /// What keys and certificates are bound to: the same by whatever address the server is reached.

@@ -44,6 +44,22 @@ impl Store {
         self.tree.range(low..high).rev().take(limit).map(|record| self.numbered(record)).collect()
     }
 
+    /// Up to `limit` messages of a chat from a position on, oldest first.
+    ///
+    /// # Errors
+    /// A damaged record or the disk.
+    pub fn history_from(
+        &self,
+        account: u32,
+        chat: u32,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, MessageRow)>, StoreError> {
+        let prefix = Place::account(place::MESSAGE, account).u32(chat);
+        let (low, high) = (prefix.clone().u64(from).into_bytes(), prefix.u64(u64::MAX).into_bytes());
+        self.tree.range(low..high).take(limit).map(|record| self.numbered(record)).collect()
+    }
+
     /// The messages of a chat that are on their way out, oldest first; read one by one.
     pub fn outbox(
         &self,

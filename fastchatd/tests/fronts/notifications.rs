@@ -194,6 +194,13 @@ async fn without_markup_the_body_is_as_it_was_written() {
 }
 
 #[tokio::test]
+async fn a_service_that_reads_links_is_taken_to_read_markup() {
+    let mut desk = start(&["actions", "body", "body-hyperlinks"], None).await;
+    let shown = desk.show(notice("c1", "<a href='http://evil'>x</a>", 1)).await;
+    assert_eq!(shown.body, "&lt;a href='http://evil'&gt;x&lt;/a&gt;");
+}
+
+#[tokio::test]
 async fn an_inline_reply_is_sent_to_its_chat() {
     let mut desk = start(KDE, None).await;
     let shown = desk.show(notice("c7", "lunch?", 1)).await;

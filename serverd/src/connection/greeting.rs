@@ -11,6 +11,7 @@ use fastchat_wire::{
 };
 use tokio::{
     net::TcpStream,
+    sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
@@ -52,7 +53,8 @@ enum Step {
 pub(super) async fn greet<S: Store>(tcp: TcpStream, origin: Origin, services: &Services<S>) -> Option<Established> {
     let live = services.live();
     let limits = &live.config.limits;
-    let hello = timeout(limits.handshake_seconds.seconds(), shake_hands(tcp, &live));
+    let hello =
+        timeout(limits.handshake_seconds.seconds(), shake_hands(tcp, &live, Arc::clone(&services.large_frames)));
     let mut stream = tokio::select! {
         stream = hello => match stream {
             Ok(stream) => stream?,
@@ -79,10 +81,10 @@ pub(super) async fn greet<S: Store>(tcp: TcpStream, origin: Origin, services: &S
 }
 
 /// TLS and Hello.
-async fn shake_hands(tcp: TcpStream, live: &Live) -> Option<FrameStream> {
+async fn shake_hands(tcp: TcpStream, live: &Live, large_frames: Arc<Semaphore>) -> Option<FrameStream> {
     let acceptor = TlsAcceptor::from(Arc::clone(&live.identity.tls));
     let tls = acceptor.accept(tcp).await.ok()?;
-    let mut stream = FrameStream::new(tls, live.config.limits.pre_session_bytes.count());
+    let mut stream = FrameStream::new(tls, live.config.limits.pre_session_bytes.count(), large_frames);
     let (request, last) = match stream.next().await {
         Ok(Some(v1::ClientFrame { request, body: Some(Ask::Hello(hello)) })) => {
             if hello.version_min <= fastchat_wire::VERSION && hello.version_max >= fastchat_wire::VERSION_MIN {

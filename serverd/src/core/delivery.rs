@@ -56,6 +56,7 @@ impl Core {
             && !new.is_empty()
         {
             self.changes += 1;
+            self.advance(conversation, &new);
             for follower in self.followers_of(conversation) {
                 self.push(follower, conversation, &new);
             }
@@ -72,7 +73,7 @@ impl Core {
         let mut taken = 0;
         for entry in entries {
             let weight = frames::weight(entry, device);
-            if !session.takes(conversation, entry.seq, weight, &self.settings) {
+            if !session.takes(conversation, entry, weight, &self.settings) {
                 break;
             }
             session.sent(conversation, entry.seq, weight);

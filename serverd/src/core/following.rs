@@ -13,6 +13,8 @@ use super::SessionId;
 #[derive(Debug, Default)]
 pub(super) struct Following {
     pub(super) sessions: BTreeSet<SessionId>,
+    /// The log's last seq, as far as commits have been reported.
+    pub(super) head: u64,
     /// How far each account has come, with whichever of its devices is furthest.
     furthest: BTreeMap<AccountName, u64>,
     /// How many accounts are members.

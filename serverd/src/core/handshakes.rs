@@ -50,18 +50,25 @@ impl Core {
         if let Some(following) = self.followers.get_mut(&conversation) {
             following.set_accounts(new.accounts);
         }
+        let epoch = new.entry.epoch + u64::from(new.entry.kind == Kind::Commit);
         let removed: Vec<SessionId> =
             new.removed.iter().filter_map(|device| self.by_device.get(device)).copied().collect();
         for id in &removed {
             if let Some(session) = self.sessions.get_mut(id) {
-                session.end(conversation, new.entry.seq);
+                session.end(conversation, new.entry.seq, epoch);
             }
         }
+        self.advance(conversation, std::slice::from_ref(&new.entry));
         for follower in self.followers_of(conversation) {
             self.push(follower, conversation, std::slice::from_ref(&new.entry));
+            if let Some(session) = self.sessions.get_mut(&follower) {
+                session.reach(conversation, epoch);
+            }
         }
         for id in removed {
-            self.tell_closed(id, conversation, None);
+            if self.sessions.get(&id).is_some_and(|session| session.is_ended(conversation)) {
+                self.tell_closed(id, conversation, None);
+            }
         }
         self.joined(&new.joinings);
         for account in &new.joined {

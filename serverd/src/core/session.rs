@@ -8,7 +8,7 @@ use std::{
     ops::Bound,
 };
 
-use fastchat_store::PageBounds;
+use fastchat_store::{Entry, Membership, PageBounds};
 use fastchat_wire::{AccountName, ConversationId, DeviceId};
 
 use super::Settings;
@@ -31,12 +31,15 @@ pub(super) struct Subscription {
     pub(super) closed: bool,
     /// The last seq that the device gets: it was removed by that commit.
     pub(super) ends_at: Option<u64>,
+    /// The device is known to be a member at this epoch. What is of a later one comes from the store, which knows.
+    epoch: u64,
 }
 
 impl Subscription {
-    pub(super) fn new(cursor: u64, head: u64, ends_at: Option<u64>) -> Self {
-        let head = ends_at.map_or(head, |end| head.min(end)).max(cursor);
-        Self { cursor, sent: cursor, head, ends_at, ..Self::default() }
+    pub(super) fn new(cursor: u64, membership: &Membership) -> Self {
+        let (ends_at, epoch) = (membership.ends_at, membership.epoch);
+        let head = ends_at.map_or(membership.head, |end| membership.head.min(end)).max(cursor);
+        Self { cursor, sent: cursor, head, ends_at, epoch, ..Self::default() }
     }
 
     /// Everything that the device gets is acknowledged.
@@ -126,10 +129,11 @@ impl Session {
     }
 
     /// Whether the entry at `seq` may go out straight from memory.
-    pub(super) fn takes(&self, conversation: ConversationId, seq: u64, bytes: usize, settings: &Settings) -> bool {
+    pub(super) fn takes(&self, conversation: ConversationId, entry: &Entry, bytes: usize, settings: &Settings) -> bool {
         let Some(subscription) = self.subscriptions.get(&conversation) else { return false };
-        subscription.sent + 1 == seq
-            && subscription.ends_at.is_none_or(|end| seq <= end)
+        subscription.sent + 1 == entry.seq
+            && subscription.ends_at.is_none_or(|end| entry.seq <= end)
+            && entry.epoch <= subscription.epoch
             && self.reading != Some(conversation)
             && subscription.has_room(bytes, settings)
             && (self.under_way_bytes == 0 || self.under_way_bytes + bytes <= settings.session_bytes)
@@ -148,12 +152,44 @@ impl Session {
         }
     }
 
-    /// The device gets nothing after `seq`: it was removed by that commit.
-    pub(super) fn end(&mut self, conversation: ConversationId, seq: u64) {
-        if let Some(subscription) = self.subscriptions.get_mut(&conversation) {
+    /// The device is a member at this epoch.
+    pub(super) fn reach(&mut self, conversation: ConversationId, epoch: u64) {
+        if let Some(subscription) = self.subscriptions.get_mut(&conversation)
+            && subscription.ends_at.is_none()
+        {
+            subscription.epoch = subscription.epoch.max(epoch);
+        }
+    }
+
+    /// The device gets nothing after `seq`: it was removed by that commit, which led to `epoch`. Without effect when it
+    /// is known to be a member of that epoch or a later one, having come again: reports may come in another order than
+    /// the commits.
+    pub(super) fn end(&mut self, conversation: ConversationId, seq: u64, epoch: u64) {
+        if let Some(subscription) = self.subscriptions.get_mut(&conversation)
+            && subscription.ends_at.is_none()
+            && subscription.epoch < epoch
+        {
             subscription.ends_at = Some(seq);
+            subscription.epoch = epoch;
             subscription.head = subscription.head.min(seq);
         }
+    }
+
+    /// Whether the device is no member any more.
+    pub(super) fn is_ended(&self, conversation: ConversationId) -> bool {
+        self.subscriptions.get(&conversation).is_some_and(|subscription| subscription.ends_at.is_some())
+    }
+
+    /// Whether the device has come again since what is followed here: it is a member, at this epoch.
+    pub(super) fn came_again(&self, conversation: ConversationId, epoch: u64) -> bool {
+        let subscription = self.subscriptions.get(&conversation);
+        subscription.is_some_and(|subscription| subscription.ends_at.is_some() && epoch > subscription.epoch)
+    }
+
+    /// Whether this Joining is not the one with which the device follows the conversation, and not behind it.
+    pub(super) fn joins_anew(&self, conversation: ConversationId, start: u64) -> bool {
+        let subscription = self.subscriptions.get(&conversation);
+        subscription.is_some_and(|subscription| subscription.joining != Some(start) && start > subscription.cursor)
     }
 
     /// The device follows the conversation no more, or anew from another place.

@@ -3,16 +3,16 @@
 //!
 //! **Invariant**: a run is a function of its seed.
 
+mod store;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use fastchat_store::{
-    Append, Appended, CursorMove, DeviceState, Entry, Joining, Kind, Membership, NewEntry, OtherDevice, Page,
-    PageBounds,
-};
+use fastchat_store::{Append, AppendHandshake, Joining, Kind, NewCommit, NewEntry, NewLeaf};
 use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1::server_frame::Body};
 use uuid::Uuid;
 
+use self::store::Conversation;
 use super::{Action, Core, Event, SessionId, Settings};
 
 const SETTINGS: Settings = Settings {
@@ -46,14 +46,6 @@ fn device(number: u64) -> DeviceId {
     DeviceId(Uuid::from_u64_pair(1, number))
 }
 
-/// A conversation in the model's store.
-struct Conversation {
-    members: [u64; 2],
-    log: Vec<Entry>,
-    cursors: BTreeMap<DeviceId, u64>,
-    joining: BTreeSet<DeviceId>,
-}
-
 /// A device: what it has durably, and its connection.
 #[derive(Default)]
 struct Device {
@@ -80,6 +72,8 @@ struct World {
     devices: BTreeMap<u64, Device>,
     sessions: u64,
     messages: u64,
+    groups: u64,
+    handshakes: u64,
     /// Store calls under way. Appends take effect in order; all answers come in any order.
     calls: Vec<Action>,
     answers: Vec<Event>,
@@ -95,6 +89,8 @@ impl World {
             devices: (0..PEOPLE).map(|number| (number, Device::default())).collect(),
             sessions: 0,
             messages: 0,
+            groups: 0,
+            handshakes: 0,
             calls: Vec::new(),
             answers: Vec::new(),
         }
@@ -124,14 +120,33 @@ impl World {
     fn arrive(&mut self, session: SessionId, body: Body) {
         let Some(number) = self.owner(session) else { return };
         let connection = self.devices.get_mut(&number).unwrap().session.as_mut().unwrap();
+        if let Body::Joining(joining) = &body {
+            // From here on anew.
+            let id = ConversationId::from_wire(&joining.conversation).unwrap();
+            connection.began.insert(id, joining.start_seq);
+            connection.last.insert(id, joining.start_seq);
+        }
         if let Body::Deliver(deliver) = &body {
             let id = ConversationId::from_wire(&deliver.conversation).unwrap();
             let stored = &self.conversations[&id];
             for entry in &deliver.entries {
                 // A device may acknowledge what it has from an earlier connection: then that is skipped.
                 let skipped = connection.acknowledged.get(&id).copied().unwrap_or(0);
+                assert!(stored.may_get(number, entry.seq), "{} is nothing for {number}", entry.seq);
+                if entry.device == device(number).to_wire() && stored.external.contains(&entry.seq) {
+                    connection.began.insert(id, entry.seq - 1);
+                    connection.last.insert(id, entry.seq - 1);
+                }
                 let expected = connection.last.get(&id).map(|last| skipped.max(*last) + 1);
-                assert!(expected.is_none_or(|expected| expected == entry.seq), "a gap, a repeat or disorder");
+                // What it acknowledged before this session knew of it may come again.
+                assert!(
+                    skipped >= entry.seq || expected.is_none_or(|expected| expected == entry.seq),
+                    "a gap, a repeat or disorder: {number} gets {} of {id}, not {expected:?} (acknowledged {skipped}, \
+                     external {:?}, entitled {:?})",
+                    entry.seq,
+                    stored.external,
+                    stored.entitled.get(&number),
+                );
                 let truth = &stored.log[usize::try_from(entry.seq).unwrap() - 1];
                 assert_eq!(entry.message_id, truth.message_id.to_wire(), "not what is in the log");
                 assert_eq!(entry.payload.is_empty(), truth.device == device(number), "own payload or a missing one");
@@ -168,30 +183,105 @@ impl World {
         if one == two || self.conversations.contains_key(&id) {
             return;
         }
-        let cursors = BTreeMap::from([(device(one), 0), (device(two), 0)]);
-        let conversation =
-            Conversation { members: [one, two], log: Vec::new(), cursors, joining: BTreeSet::from([device(two)]) };
+        let mut conversation = Conversation { creator: one, epoch: 1, ..Conversation::default() };
+        conversation.enter(one, 0, false);
+        conversation.enter(two, 0, true);
         self.conversations.insert(id, conversation);
         self.devices.get_mut(&one).unwrap().joined.insert(id);
         let joinings = vec![(device(two), self.joining(id, two))];
-        let membership = self.membership(id, one);
-        self.answers.push(Event::Created { device: device(one), membership, joinings, closed: None });
+        self.created(id, one, joinings);
+    }
+
+    /// Few, so that much happens in each.
+    fn create_group(&mut self, number: u64) {
+        if self.groups >= 2 {
+            return;
+        }
+        self.groups += 1;
+        let id = ConversationId(Uuid::from_u64_pair(1_000, self.groups));
+        let mut conversation = Conversation { group: true, creator: number, ..Conversation::default() };
+        conversation.enter(number, 0, false);
+        self.conversations.insert(id, conversation);
+        self.devices.get_mut(&number).unwrap().joined.insert(id);
+        self.created(id, number, Vec::new());
+    }
+
+    fn created(&mut self, id: ConversationId, by: u64, joinings: Vec<(DeviceId, Joining)>) {
+        let (membership, group) = (self.membership(id, by), self.conversations[&id].group);
+        let (account, device) = (account(by), device(by));
+        self.answers.push(Event::Created { account, device, membership, joinings, closed: None, group });
+    }
+
+    /// A commit, made against the state as it is now; others may be first.
+    fn commit(&mut self, number: u64) {
+        let groups: Vec<ConversationId> =
+            self.conversations.iter().filter(|(_, conversation)| conversation.group).map(|(id, _)| *id).collect();
+        let Some(connection) = &self.devices[&number].session else { return };
+        let session = connection.id;
+        if groups.is_empty() {
+            return;
+        }
+        let id = groups[self.random.below(groups.len())];
+        let other = self.random.below(usize::try_from(PEOPLE).unwrap()) as u64;
+        let what = self.random.below(6);
+        let conversation = &self.conversations[&id];
+        let leaf = |number: u64| NewLeaf {
+            account: account(number),
+            device: device(number),
+            signature_key: Bytes::new(),
+            identity_key: Bytes::new(),
+            certificate: Bytes::new(),
+        };
+        let mut commit = NewCommit::default();
+        if !conversation.is_live(number) || what == 0 {
+            // Never a member, removed, or its state is lost.
+            commit.external = true;
+            commit.added.push(leaf(number));
+        } else if !conversation.roster.contains(&other) {
+            commit.added.push(leaf(other));
+            commit.joined.push(account(other));
+        } else if other != number && what < 4 {
+            commit.removed.push(device(other));
+            if what == 1 {
+                commit.left.push(account(other));
+            }
+        }
+        self.messages += 1;
+        let entry = NewEntry {
+            message_id: MessageId(Uuid::from_u64_pair(2, self.messages)),
+            epoch: conversation.epoch,
+            kind: Kind::Commit,
+            payload: Bytes::from(vec![2; 1 + self.random.below(300)]),
+        };
+        let append = Box::new(AppendHandshake {
+            conversation: id,
+            account: account(number),
+            device: device(number),
+            entry,
+            pending: 0,
+            state: Bytes::new(),
+            commit: Some(commit),
+            now_ms: self.now_ms,
+        });
+        self.step(Event::Handshake { session, request: 1, append });
     }
 
     fn submit(&mut self, number: u64) {
-        let joined: Vec<ConversationId> = self.devices[&number].joined.iter().copied().collect();
+        let live = |id: &&ConversationId| self.conversations[*id].is_live(number);
+        let joined: Vec<ConversationId> = self.devices[&number].joined.iter().filter(live).copied().collect();
         let Some(connection) = &self.devices[&number].session else { return };
         let session = connection.id;
         if joined.is_empty() {
             return;
         }
         let conversation = joined[self.random.below(joined.len())];
+        let epoch = self.conversations[&conversation].epoch;
         let entries = (0..=self.random.below(3))
             .map(|_| {
                 self.messages += 1;
                 NewEntry {
                     message_id: MessageId(Uuid::from_u64_pair(2, self.messages)),
-                    epoch: 1,
+                    epoch,
                     kind: Kind::Application,
                     payload: Bytes::from(vec![1; 1 + self.random.below(200)]),
                 }
@@ -213,155 +303,32 @@ impl World {
             Body::Joining(joining) => {
                 let id = ConversationId::from_wire(&joining.conversation).unwrap();
                 device.joined.insert(id);
+                let has = device.has.entry(id).or_default();
+                *has = joining.start_seq.max(*has);
                 (id, joining.start_seq)
             }
             Body::Deliver(deliver) => {
                 let id = ConversationId::from_wire(&deliver.conversation).unwrap();
-                assert!(device.joined.contains(&id), "an entry before its Joining");
+                let own = self::device(number).to_wire();
                 let has = device.has.entry(id).or_default();
                 for entry in &deliver.entries {
+                    if entry.device == own && self.conversations[&id].external.contains(&entry.seq) {
+                        device.joined.insert(id);
+                        *has = (entry.seq - 1).max(*has);
+                    }
+                    assert!(device.joined.contains(&id), "an entry before its Joining");
                     assert!(entry.seq <= *has + 1, "a gap after {has}");
                     *has = entry.seq.max(*has);
                 }
                 (id, *has)
             }
             // A submit too many at once is refused: the model's devices leave it at that.
-            Body::Accepted(_) | Body::Delivered(_) | Body::Failure(_) => return,
+            Body::Accepted(_) | Body::Delivered(_) | Body::Failure(_) | Body::Closed(_) | Body::Unjoined(_) => return,
             other => panic!("unexpected: {other:?}"),
         };
         if acknowledges {
             connection.acknowledged.insert(conversation, seq);
             self.step(Event::Ack { session, conversation, seq });
-        }
-    }
-
-    // ------------------------------------------------------------ the store
-
-    fn membership(&self, id: ConversationId, number: u64) -> Membership {
-        let conversation = &self.conversations[&id];
-        let other = |number: &&u64| OtherDevice {
-            account: account(**number),
-            device: device(**number),
-            cursor: conversation.cursors[&device(**number)],
-        };
-        Membership {
-            conversation: id,
-            cursor: conversation.cursors[&device(number)],
-            head: conversation.log.len() as u64,
-            closed: false,
-            closed_by: None,
-            others: conversation.members.iter().filter(|member| **member != number).map(|n| other(&n)).collect(),
-        }
-    }
-
-    fn joining(&self, id: ConversationId, number: u64) -> Joining {
-        Joining {
-            creator: account(self.conversations[&id].members[0]),
-            creator_identity_key: Bytes::new(),
-            welcome: Bytes::new(),
-            friend_key: Bytes::new(),
-            start_seq: 0,
-            replaces: None,
-            time_ms: 0,
-            membership: self.membership(id, number),
-        }
-    }
-
-    /// Carries out one of the store calls under way. Writes in order, reads whenever.
-    fn store(&mut self) {
-        if self.calls.is_empty() {
-            return;
-        }
-        let is_write = |action: &Action| matches!(action, Action::Append { .. } | Action::SaveCursors(_));
-        let mut at = self.random.below(self.calls.len());
-        if is_write(&self.calls[at]) {
-            at = self.calls.iter().position(is_write).unwrap();
-        }
-        let answer = match self.calls.remove(at) {
-            Action::ReadState { session, device, joinings } => {
-                Event::StateRead { session, state: Ok(Some(self.state(device, joinings as usize))) }
-            }
-            Action::Append { session, request, append } => {
-                let conversation = append.conversation;
-                Event::Appended { session, request, conversation, outcome: Ok(self.append(append)) }
-            }
-            Action::ReadPage { session, conversation, after, bounds, .. } => {
-                Event::PageRead { session, conversation, page: Ok(self.page(conversation, after, bounds)) }
-            }
-            Action::SaveCursors(moves) => {
-                let saved = self.random.below(4) > 0;
-                if saved {
-                    moves.into_iter().for_each(|moved| self.save(moved));
-                }
-                Event::CursorsSaved { saved }
-            }
-            Action::Send(..) | Action::Close(..) => unreachable!("not a store call"),
-        };
-        self.answers.push(answer);
-    }
-
-    fn state(&self, of: DeviceId, limit: usize) -> DeviceState {
-        let mut state = DeviceState::default();
-        for (id, conversation) in &self.conversations {
-            let Some(number) = conversation.members.iter().copied().find(|number| device(*number) == of) else {
-                continue;
-            };
-            if !conversation.joining.contains(&of) {
-                state.memberships.push(self.membership(*id, number));
-            } else if state.joinings.len() < limit {
-                state.joinings.push(self.joining(*id, number));
-            } else {
-                state.more_joinings = true;
-            }
-        }
-        state
-    }
-
-    fn append(&mut self, append: Append) -> Appended {
-        let log = &mut self.conversations.get_mut(&append.conversation).unwrap().log;
-        let (mut seqs, mut new) = (Vec::new(), Vec::new());
-        for entry in append.entries {
-            let seq = log.len() as u64 + 1;
-            let entry = Entry {
-                seq,
-                message_id: entry.message_id,
-                account: append.account.clone(),
-                device: append.device,
-                epoch: entry.epoch,
-                kind: entry.kind,
-                payload: entry.payload,
-                time_ms: append.now_ms,
-            };
-            log.push(entry.clone());
-            seqs.push(seq);
-            new.push(entry);
-        }
-        Appended::Accepted { seqs, time_ms: append.now_ms, new }
-    }
-
-    fn page(&self, conversation: ConversationId, after: u64, bounds: PageBounds) -> Page {
-        let log = &self.conversations[&conversation].log;
-        let (mut page, mut bytes) = (Page { head: log.len() as u64, ..Page::default() }, 0);
-        for entry in log.iter().skip(usize::try_from(after).unwrap()).take(bounds.entries as usize) {
-            bytes += entry.payload.len();
-            if !page.entries.is_empty() && bytes > bounds.bytes {
-                break;
-            }
-            page.entries.push(entry.clone());
-        }
-        // The model keeps payloads: the core has to leave out a device's own.
-        page
-    }
-
-    fn save(&mut self, moved: CursorMove) {
-        let has = self.devices.iter().find(|(number, _)| device(**number) == moved.device).unwrap().1;
-        let durable = has.has.get(&moved.conversation).copied().unwrap_or(0);
-        assert!(moved.seq <= durable, "a cursor ahead of what its device has");
-        let conversation = self.conversations.get_mut(&moved.conversation).unwrap();
-        let cursor = conversation.cursors.get_mut(&moved.device).unwrap();
-        *cursor = moved.seq.max(*cursor);
-        if moved.joined {
-            conversation.joining.remove(&moved.device);
         }
     }
 
@@ -377,7 +344,7 @@ impl World {
     fn anything(&mut self) {
         let number = self.random.below(usize::try_from(PEOPLE).unwrap()) as u64;
         self.now_ms += self.random.below(20) as u64;
-        match self.random.below(40) {
+        match self.random.below(44) {
             0 => self.connect(number),
             1 => self.disconnect(number),
             2 => {
@@ -388,6 +355,8 @@ impl World {
             9..=19 => self.take(number),
             20..=29 => self.store(),
             30..=38 => self.answer(),
+            39 => self.create_group(number),
+            40..=42 => self.commit(number),
             _ => self.step(Event::Timer),
         }
     }
@@ -440,23 +409,29 @@ impl World {
 }
 
 #[test]
-fn every_device_gets_every_entry_once_in_order_whatever_happens() {
-    let mut entries = 0;
+fn every_device_gets_every_entry_that_is_for_it_once_in_order_whatever_happens() {
+    let (mut entries, mut handshakes) = (0, 0);
     for seed in 1..=300 {
         let mut world = World::new(seed);
         for _ in 0..1_500 {
             world.anything();
         }
         world.heal();
+        handshakes += world.handshakes;
         for (id, conversation) in &world.conversations {
             entries += conversation.log.len();
-            for number in conversation.members {
-                let has = world.devices[&number].has.get(id).copied().unwrap_or(0);
-                assert_eq!(has, conversation.log.len() as u64, "seed {seed}: {number} lacks entries of {id}");
-                let cursor = conversation.cursors[&device(number)];
-                assert_eq!(cursor, has, "seed {seed}: the cursor of {number} in {id} was lost");
+            for (number, member) in &conversation.members {
+                assert_eq!(member.ends_at, None, "seed {seed}: {number} was not brought to its end in {id}");
+                let has = world.devices[number].has.get(id).copied().unwrap_or(0);
+                assert_eq!(
+                    has,
+                    conversation.log.len() as u64,
+                    "seed {seed}: {number} lacks entries of {id}: {member:?}"
+                );
+                assert_eq!(member.cursor, has, "seed {seed}: the cursor of {number} in {id} was lost");
             }
         }
     }
+    assert!(handshakes > 2_000, "too few handshakes: {handshakes}");
     assert!(entries > 10_000, "the runs were too quiet: {entries} entries");
 }

@@ -161,6 +161,28 @@ impl Client {
         }
     }
 
+    /// Sends many requests at once and gives their answers, in the order of the requests.
+    pub(crate) async fn ask_all(&mut self, bodies: Vec<Ask>) -> Vec<Body> {
+        let (first, count, mut out) = (self.request + 1, bodies.len(), BytesMut::new());
+        for body in bodies {
+            self.request += 1;
+            encode(&v1::ClientFrame { request: self.request, body: Some(body) }, &mut out);
+        }
+        self.write(&out).await;
+        let mut answers = std::collections::BTreeMap::new();
+        while answers.len() < count {
+            let frame = self.read().await.expect("the server ended the connection");
+            let body = frame.body.unwrap();
+            if frame.request == 0 {
+                self.unasked.push_back(body);
+            } else {
+                assert!(frame.request >= first, "{body:?}");
+                answers.insert(frame.request, body);
+            }
+        }
+        answers.into_values().collect()
+    }
+
     /// Sends a request and expects to be refused.
     pub(crate) async fn refused(&mut self, body: Ask) -> v1::Failure {
         match self.ask(body).await {

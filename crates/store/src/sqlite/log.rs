@@ -183,7 +183,8 @@ fn read(
 ) -> Result<Page> {
     // One read transaction: head, expiry and entries belong together.
     let transaction = connection.unchecked_transaction()?;
-    let sql = "SELECT coalesce(m.ends_at, c.head), c.expired_through, m.starts_after FROM conversation c JOIN member m ON m.conversation = c.id
+    let sql = "SELECT coalesce(m.ends_at, c.head), c.expired_through, m.starts_after
+               FROM conversation c JOIN member m ON m.conversation = c.id
                WHERE c.id = ?1 AND m.device = ?2";
     let ends = columns::first(&transaction, sql, [conversation.as_bytes(), device.as_bytes()], |row| {
         Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?, row.get::<_, u64>(2)?))

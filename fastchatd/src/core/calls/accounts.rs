@@ -11,6 +11,7 @@ use v1::client_frame::Body as Ask;
 
 use crate::{
     api::Alert,
+    fault,
     link::AccountKey,
     sign_in::SignedIn,
     store::{StoreError, Write, rows::AccountRow},
@@ -86,6 +87,7 @@ impl Core {
             next_contact: old.as_ref().map_or(1, |row| row.next_contact),
             next_chat: old.as_ref().map_or(1, |row| row.next_chat),
             devices: Vec::new(),
+            revoked: Vec::new(),
             rotation: Vec::new(),
         };
         if old.is_some() {
@@ -98,6 +100,7 @@ impl Core {
         self.commit(write, number, Vec::new())?;
         // Now the account has a name that the event can bear.
         self.commit(Write::default(), number, vec![EventKind::AccountChanged {}])?;
+        fault::point("signed-in");
         self.start(number)?;
         self.wait_until_reachable(call, number);
         Ok(())

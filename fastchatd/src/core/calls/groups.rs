@@ -12,9 +12,12 @@ use fastchat_ipc::{
 use fastchat_wire::{AccountName, ConversationId, v1};
 use prost::Message as _;
 
-use crate::store::{
-    StoreError,
-    rows::{GroupRow, MemberRow, Standing, TaskRow},
+use crate::{
+    fault,
+    store::{
+        StoreError,
+        rows::{GroupRow, MemberRow, Standing, TaskRow},
+    },
 };
 
 use super::super::{Broken, CallId, Core, group::authenticator, step::Step, waits::WaitingGroup};
@@ -98,6 +101,7 @@ impl Core {
             created_at_ms: self.now,
             epoch: created.epoch,
             authenticator,
+            refused: false,
         };
         let frame = v1::CreateGroup { conversation: id.to_wire(), group_info: created.group_info.into() };
         let mut step = Step::new(account, id, self.begun(account, number, id, 0), chat, None);
@@ -116,6 +120,7 @@ impl Core {
         step.events.push(EventKind::ChatChanged { chat: changed.clone() });
         step.events.push(EventKind::GroupChanged { group: changed.clone(), chat: changed });
         self.commit_joining(step)?;
+        fault::point("create-stored");
         // Other devices of ours come in as members do.
         if self.live.get(&account).is_some_and(super::super::live::Live::has_siblings) {
             self.add_own_devices(account, number)?;

@@ -56,7 +56,10 @@ impl Core {
             | Request::ChangePassword(_)
             | Request::RotateKey(_)
             | Request::LinkDevice(_)
-            | Request::ConfirmDeviceLink(_) => {
+            | Request::ConfirmDeviceLink(_)
+            | Request::CreateBackup(_)
+            | Request::VerifyBackup(_)
+            | Request::RestoreBackup(_) => {
                 let error = ApiError::new(ErrorCode::Internal, "signing in does not come here");
                 self.answer::<()>(call, Err(error));
             }

@@ -8,9 +8,12 @@ use fastchat_ipc::EventKind;
 use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1};
 use prost::Message as _;
 
-use crate::store::{
-    StoreError,
-    rows::{HandshakeKind, HandshakeRow, Peer, Standing},
+use crate::{
+    fault,
+    store::{
+        StoreError,
+        rows::{HandshakeKind, HandshakeRow, Peer, Standing},
+    },
 };
 
 use super::super::{Broken, Core, step::Step};
@@ -26,8 +29,7 @@ impl Core {
         self.work(account, chat).handshaking = false;
         let Some(row) = row else {
             tracing::warn!("the log has a handshake message of ours that this device does not know");
-            self.finish(step)?;
-            return self.state_lost(account, chat, id);
+            return self.finish_lost(step);
         };
         step.write.handshake(account, chat, None)?;
         if row.kind == HandshakeKind::Leave {
@@ -39,8 +41,7 @@ impl Core {
             Ok(applied) => applied,
             Err(error) => {
                 tracing::error!(%error, "a commit of ours cannot be merged");
-                self.finish(step)?;
-                return self.state_lost(account, chat, id);
+                return self.finish_lost(step);
             }
         };
         let authenticator = authenticator(&transaction, id)?;
@@ -48,7 +49,7 @@ impl Core {
         step.conversation.update_at_ms = self.next_update(account, id);
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
-        self.applied(step, &applied, authenticator).map(drop)
+        self.applied(step, &applied, authenticator, "commit-merged").map(drop)
     }
 
     /// Our leaving stands in the log. The commit that takes it in refers to it, so it is kept with the others'.
@@ -64,6 +65,7 @@ impl Core {
         }
         step.write.state(account, transaction.into_changes());
         let own = self.own_name(account);
+        fault::point("proposal-in-log");
         self.leaving(step, &own)
     }
 
@@ -86,7 +88,10 @@ impl Core {
             Ok(Processed::Applied(applied)) => {
                 let authenticator = authenticator(&transaction, id)?;
                 step.write.state(account, transaction.into_changes());
-                if self.store.handshake(account, chat)?.is_some() {
+                let lost = self.store.handshake(account, chat)?.is_some_and(|row| row.conversation == id);
+                let work = self.work(account, chat);
+                (work.pauses, work.behind) = (0, None);
+                if lost {
                     // Ours has lost, whatever the server is about to say.
                     step.write.handshake(account, chat, None)?;
                     self.work(account, chat).handshaking = false;
@@ -94,7 +99,8 @@ impl Core {
                 } else {
                     self.work(account, chat).retry_at = 0;
                 }
-                Ok(self.applied(step, &applied, authenticator)?.then_some(chat))
+                let point = if lost { "commit-lost" } else { "commit-applied" };
+                Ok(self.applied(step, &applied, authenticator, point)?.then_some(chat))
             }
             Err(ProcessError::Store(error)) => {
                 tracing::error!(%error, "the encryption state cannot be read");
@@ -117,19 +123,27 @@ impl Core {
                 tracing::warn!(%error, "a change of a conversation cannot be followed");
                 let lost = match &error {
                     ProcessError::UnknownConversation => true,
+                    // The log is at the next epoch, whatever is wrong with what took it there.
+                    ProcessError::Invalid(_) => true,
                     ProcessError::WrongEpoch { current, found } => found > current,
                     _ => false,
                 };
-                if !lost {
-                    step.unreadable(self.now, message, None, &error.to_string())?;
-                }
-                self.finish(step)?;
                 if lost {
-                    self.state_lost(account, chat, id)?;
+                    self.finish_lost(step)?;
+                    return Ok(None);
                 }
-                Ok((!lost).then_some(chat))
+                step.unreadable(self.now, message, None, &error.to_string())?;
+                self.finish(step)?;
+                Ok(Some(chat))
             }
         }
+    }
+
+    fn finish_lost(&mut self, mut step: Step) -> Result<(), Broken> {
+        let (account, chat) = (step.account, step.conversation.chat);
+        self.lose_place(&mut step)?;
+        self.finish(step)?;
+        self.place_lost(account, chat)
     }
 
     fn leaving(&mut self, mut step: Step, who: &str) -> Result<(), Broken> {
@@ -146,12 +160,19 @@ impl Core {
         }
         step.events.push(self.group_changed(account, chat));
         self.finish(step)?;
+        fault::point("leaving-seen");
         self.schedule_take_in(account, chat, id);
         self.pump(account, chat)
     }
 
     /// The conversation is at a new epoch. Tells whether that is news for the person.
-    fn applied(&mut self, mut step: Step, applied: &Applied, authenticator: Vec<u8>) -> Result<bool, Broken> {
+    fn applied(
+        &mut self,
+        mut step: Step,
+        applied: &Applied,
+        authenticator: Vec<u8>,
+        point: &str,
+    ) -> Result<bool, Broken> {
         let (account, chat, id) = (step.account, step.conversation.chat, step.id);
         step.conversation.epoch = applied.epoch;
         self.unseal(&mut step)?;
@@ -164,6 +185,10 @@ impl Core {
         }
         let news = step.news;
         self.finish(step)?;
+        fault::point(point);
+        if self.group_row(account, chat).is_some() {
+            self.release_if_free(account, chat)?;
+        }
         self.pump(account, chat)?;
         Ok(news)
     }
@@ -218,6 +243,9 @@ impl Core {
         step.notice(self.now, why.to_owned())?;
         step.write.creation(account, chat, None)?;
         self.end_group(&mut step, Standing::Left)?;
+        if let Some(group) = &mut step.group {
+            group.refused = true;
+        }
         step.events.push(self.group_changed(account, chat));
         self.finish(step)?;
         self.pump(account, chat)

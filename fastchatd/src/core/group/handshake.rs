@@ -8,6 +8,7 @@ use prost::Message as _;
 use v1::client_frame::Body as Ask;
 
 use crate::{
+    fault,
     link::api_error,
     store::{
         StoreError, Write,
@@ -70,7 +71,7 @@ impl Core {
     /// The conversation that a chat's messages go into, if there is one.
     pub(in crate::core) fn open_conversation(&self, account: u32, chat: u32) -> Option<ConversationId> {
         let id = self.store.tables().chats.get(&(account, chat))?.conversation?;
-        self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed).map(|_| id)
+        self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed && row.chat == chat).map(|_| id)
     }
 
     pub(in crate::core) fn send_handshake(
@@ -92,6 +93,7 @@ impl Core {
         let mut write = Write::default();
         write.creation(account, chat, None)?;
         self.commit(write, account, vec![self.group_changed(account, chat)])?;
+        fault::point("create-answered");
         self.pump(account, chat)
     }
 
@@ -129,8 +131,10 @@ impl Core {
             return self.pump(account, chat);
         };
         if row.kind == HandshakeKind::Rejoin {
+            fault::point("rejoin-accepted");
             return self.rejoined(account, chat, &row, seq);
         }
+        fault::point(if row.kind == HandshakeKind::Leave { "proposal-answered" } else { "commit-answered" });
         let cursor = self.store.tables().conversations.get(&(account, row.conversation)).map_or(0, |row| row.cursor);
         if seq <= cursor {
             // It stands where we have passed already: the server had removed it by then.
@@ -155,8 +159,7 @@ impl Core {
         match failure.code() {
             Code::StaleEpoch if row.kind == HandshakeKind::Commit || row.kind == HandshakeKind::Leave => {
                 // The winner is on its way through the log, and takes this one's place.
-                self.retry_later(account, chat, failure);
-                Ok(())
+                self.behind(account, chat, row.conversation, failure)
             }
             Code::StaleEpoch | Code::ProposalsPending => {
                 self.drop_handshake(account, chat, &row)?;
@@ -227,7 +230,9 @@ impl Core {
         let mut write = Write::default();
         write.state(account, transaction.into_changes());
         write.handshake(account, chat, None)?;
-        self.commit(write, account, Vec::new())
+        self.commit(write, account, Vec::new())?;
+        fault::point("commit-dropped");
+        Ok(())
     }
 
     /// Another commit was faster: the next try waits a little, by the device's own dice.

@@ -9,12 +9,10 @@ use fastchat_wire::ConversationId;
 use rand::RngExt;
 
 use super::world::{ACCOUNT, Chat, NAMES, World};
-use crate::{
-    core::Input,
-    store::rows::Peer as Side,
-};
+use crate::{core::Input, store::rows::Peer as Side};
 
-const WEEK_MS: u64 = 8 * 24 * 3600 * 1000;
+/// A little more than a week: all leaves are due for new keys.
+pub(super) const WEEK_MS: u64 = 8 * 24 * 3600 * 1000;
 const GROUPS: usize = 3;
 
 /// A kind of sequence.
@@ -228,8 +226,13 @@ impl World {
             }
             return;
         }
-        let known: Vec<ConversationId> =
-            self.server.conversations.iter().filter(|found| found.members.contains_key(&who)).map(|found| found.id).collect();
+        let known: Vec<ConversationId> = self
+            .server
+            .conversations
+            .iter()
+            .filter(|found| found.members.contains_key(&who))
+            .map(|found| found.id)
+            .collect();
         if !known.is_empty() {
             let at = self.random.random_range(0..known.len());
             self.decide(|| format!("{who} loses the state of its conversation {at}"));

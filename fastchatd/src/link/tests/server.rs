@@ -65,6 +65,13 @@ impl FakeServer {
         Ok(Peer { stream, buffer: BytesMut::new() })
     }
 
+    /// As [`FakeServer::try_accept`], but for a server in the background, which may have nothing to do.
+    pub(crate) async fn try_accept_patiently(&self) -> std::io::Result<Peer> {
+        let (stream, _) = self.listener.accept().await?;
+        let stream = soon(self.acceptor.accept(stream)).await?;
+        Ok(Peer { stream, buffer: BytesMut::new() })
+    }
+
     /// The next connection, whose Hello gets this answer.
     pub(crate) async fn greet(&self, answer: server_frame::Body) -> Peer {
         let mut peer = self.try_accept().await.unwrap();
@@ -116,6 +123,29 @@ impl Peer {
                 Ok(read) if read > 0 => {}
                 _ => return None,
             }
+        }
+    }
+
+    /// As [`Peer::try_receive`], for a server in the background; `None` also when the connection broke.
+    pub(crate) async fn try_receive_patiently(&mut self) -> Option<ClientFrame> {
+        loop {
+            if let Some(frame) = decode(&mut self.buffer, FRAME_LIMIT).unwrap() {
+                return Some(frame);
+            }
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(read) if read > 0 => {}
+                _ => return None,
+            }
+        }
+    }
+
+    /// Answers somebody who may have gone meanwhile.
+    pub(crate) async fn answer_if_there(&mut self, request: &ClientFrame, body: server_frame::Body) {
+        let mut bytes = BytesMut::new();
+        encode(&ServerFrame { request: request.request, body: Some(body) }, &mut bytes);
+        // Whoever has gone does not need it.
+        if soon(self.stream.write_all(&bytes)).await.is_ok() {
+            let _ = soon(self.stream.flush()).await;
         }
     }
 
