@@ -325,8 +325,6 @@ impl Core {
         (conversation.closed, conversation.cursor, conversation.epoch) = (false, seq, applied.epoch);
         conversation.sent_counter = 0;
         conversation.update_at_ms = self.next_update(account, id);
-        self.unseal(&mut step)?;
-        step.conversation.sent_counter = 0;
         step.events.push(self.group_changed(account, chat));
         step.events.push(fastchat_ipc::EventKind::ChatChanged { chat: step.chat.id.clone() });
         let news = step.news;
