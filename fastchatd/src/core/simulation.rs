@@ -11,6 +11,7 @@
 mod cases;
 mod check;
 mod dice;
+mod disk;
 mod look;
 mod planted;
 mod server;

@@ -282,8 +282,8 @@ impl World {
                     continue;
                 }
                 for (chat, shown) in &seen[*reader].chats {
-                    let texts = shown.lines.iter().filter(|line| line.kind == MessageKind::Text);
-                    let last = texts.filter(|line| line.position < shown.read_position).last();
+                    let mut texts = shown.lines.iter().filter(|line| line.kind == MessageKind::Text);
+                    let last = texts.rfind(|line| line.position < shown.read_position);
                     let there = seen[*other].chats.get(chat);
                     let same = last.zip(there).and_then(|(last, there)| {
                         there.lines.iter().find(|line| line.id == last.id).map(|line| (line, there.read_position))
