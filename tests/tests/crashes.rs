@@ -154,8 +154,7 @@ async fn a_crash_at_any_step_of_coming_back_heals() -> Result<()> {
     let [alice, bob, carol] = people.as_mut_slice() else { unreachable!() };
     alice.make_group("ops", &["bob", "carol"]).await?;
     agree(&mut [alice, bob, carol], "ops", &["alice", "bob", "carol"]).await?;
-    let points =
-        moments(&["rejoin-begun", "rejoin-fetched", "rejoin-stored", "rejoin-accepted", "rejoin-merged"]);
+    let points = moments(&["rejoin-begun", "rejoin-fetched", "rejoin-stored", "rejoin-accepted", "rejoin-merged"]);
     for (number, point) in points.iter().enumerate() {
         // An older copy of her data takes the place of the newer one, which the server has seen acknowledge more.
         carol.daemon.stop().await?;

@@ -59,7 +59,8 @@ impl Core {
             BackupPlace::Contacts(from) => {
                 let contacts = self.contacts_of(account).filter(|(number, _)| *number >= from).take(PAGE + 1);
                 let contacts: Vec<(u32, &ContactRow)> = contacts.collect();
-                let next = contacts.get(PAGE).map_or(BackupPlace::Chats(0), |(number, _)| BackupPlace::Contacts(*number));
+                let next =
+                    contacts.get(PAGE).map_or(BackupPlace::Chats(0), |(number, _)| BackupPlace::Contacts(*number));
                 let records = contacts.iter().take(PAGE).map(|(_, row)| Record::Contact(contact_record(row)));
                 Ok((records.collect(), Some(next)))
             }

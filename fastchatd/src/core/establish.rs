@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastchat_e2ee::{CreateError, IdentityKey, PeerPackages, Transaction, WelcomeFor};
-use fastchat_ipc::{EventKind, MessageState};
+use fastchat_ipc::{ApiError, ErrorCode, EventKind, MessageState};
 use fastchat_wire::{AccountName, Code, ConversationId, DeviceId, v1};
 use prost::Message as _;
 use uuid::Uuid;
@@ -30,6 +30,8 @@ use super::{
 
 /// Attempts to make a chat's conversation before a pause.
 const ATTEMPTS: u32 = 5;
+/// Attempts after which somebody else's conversation, whose Welcome has not come, is replaced.
+const JOINING_AWAITED: u32 = 3;
 /// Pauses before the next try: doubled from the first to the longest.
 const FIRST_PAUSE_MS: u64 = 1_000;
 const LONGEST_PAUSE_MS: u64 = 60_000;
@@ -96,14 +98,14 @@ impl Core {
         let work = self.work(account, chat);
         let Some(claims) = work.claims.as_mut().filter(|claims| claims.wanted.contains(&name)) else { return Ok(()) };
         claims.got.insert(name, packages);
-        if claims.got.len() < claims.wanted.len() {
+        if !claims.is_complete() {
             return Ok(());
         }
-        let claims = work.claims.take().unwrap_or_default();
-        match claims.task {
-            0 => self.make_direct(account, chat, &claims.got),
-            _ => self.add_claimed(account, chat, &claims),
+        if claims.task > 0 {
+            return self.pump(account, chat);
         }
+        let claims = work.claims.take().unwrap_or_default();
+        self.make_direct(account, chat, &claims.got)
     }
 
     /// The direct conversation is made with the key packages of both sides' devices.
@@ -200,16 +202,39 @@ impl Core {
         let work = self.work(account, chat);
         work.establishing = false;
         let Some(claims) = work.claims.take() else { return Ok(()) };
+        if claims.task > 0 {
+            return self.task_claim_failed(account, chat, claims.task, name, failure);
+        }
         if failure.code().is_temporary() {
             self.retry_later(account, chat, failure);
             return Ok(());
         }
-        let error = who_error(name, failure);
-        if claims.task == 0 {
-            self.fail_outbox(account, chat, &error.message)
-        } else {
-            self.fail_task(account, chat, claims.task, &error)
-        }
+        self.fail_outbox(account, chat, &who_error(name, failure).message)
+    }
+
+    /// Key packages for a group are not to be had. What else goes on in the chat does not wait for that.
+    fn task_claim_failed(
+        &mut self,
+        account: u32,
+        chat: u32,
+        task: u64,
+        name: &AccountName,
+        failure: &v1::Failure,
+    ) -> Result<(), Broken> {
+        let error = match failure.code() {
+            Code::NoKeyPackages => {
+                let text = format!("{name} has no device that could be added now");
+                ApiError::new(ErrorCode::Refused, text).hint(format!("try again when {name} is logged in somewhere"))
+            }
+            code if code.is_temporary() => {
+                let advice = u64::from(failure.retry_after_ms).clamp(LONGEST_PAUSE_MS / 4, LONGEST_ADVICE_MS);
+                self.work(account, chat).claim_at = self.now + advice;
+                return self.pump(account, chat);
+            }
+            _ => who_error(name, failure),
+        };
+        self.claim_refused(account, chat, task, name, &error)?;
+        self.pump(account, chat)
     }
 
     /// The server has answered a creation: ours counts, or another one does.
@@ -229,8 +254,16 @@ impl Core {
         if !ours {
             self.forget(&mut write, account, conversation);
             let Ok(other) = ConversationId::from_wire(&direct.conversation) else { return Ok(()) };
-            // One that we cannot use is replaced; any other one's Joining is on its way or here already.
-            go_on = !direct.member || self.is_closed(account, other);
+            // One that we cannot use is replaced; any other one's Joining is on its way or here already. It does not come
+            // for ever: then this device has refused it once.
+            let unknown = !self.store.tables().conversations.contains_key(&(account, other));
+            let now = self.now;
+            let work = self.work(account, chat);
+            let waited = work.attempts > JOINING_AWAITED;
+            if unknown && !waited {
+                work.retry_at = now + FIRST_PAUSE_MS;
+            }
+            go_on = !direct.member || (unknown && waited) || self.is_closed(account, other);
             if go_on {
                 row.replaces = Some(other);
             }
@@ -418,6 +451,9 @@ impl Core {
         for (key, work) in &mut self.work {
             if work.retry_at > 0 && work.retry_at <= self.now {
                 work.retry_at = 0;
+                due.push(*key);
+            } else if work.claim_at > 0 && work.claim_at <= self.now {
+                work.claim_at = 0;
                 due.push(*key);
             } else if work.take_in_at > 0 && work.take_in_at <= self.now {
                 work.take_in_at = 0;

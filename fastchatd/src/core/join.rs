@@ -35,7 +35,9 @@ impl Core {
     pub(super) fn take_joining(&mut self, account: u32, joining: v1::Joining) -> Result<(), Broken> {
         let Ok(id) = ConversationId::from_wire(&joining.conversation) else { return Ok(()) };
         let known = self.store.tables().conversations.get(&(account, id));
-        if known.is_some_and(|row| !joining.group || !row.closed) {
+        // Removed and added again while it was away, a device gets the Welcome before it hears of its removal.
+        let anew = |row: &ConversationRow| joining.group && (row.closed || joining.start_seq > row.cursor);
+        if known.is_some_and(|row| !anew(row)) {
             self.acknowledge(account, id);
             return Ok(());
         }
@@ -56,7 +58,8 @@ impl Core {
             );
             return Ok(());
         }
-        if !own && self.hold_if_changed(account, &creator, &identity, &joining)? {
+        // In a group, a changed identity hides what it says; a direct conversation with it waits as a whole.
+        if !own && !joining.group && self.hold_if_changed(account, &creator, &identity, &joining)? {
             return Ok(());
         }
         if joining.group {
@@ -233,6 +236,7 @@ impl Core {
             format!("{by} added you to the group {}", group.name)
         };
         self.meet(&mut step, &roster.leaves)?;
+        Self::reset_counters(&mut step, &roster)?;
         step.group = Some(group);
         step.notice(self.now, text)?;
         step.events.push(EventKind::ChatChanged { chat: step.chat.id.clone() });

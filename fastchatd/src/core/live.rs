@@ -74,6 +74,8 @@ pub(super) struct ChatWork {
     pub(super) handshaking: bool,
     /// What an external commit needs was asked for.
     pub(super) fetching: bool,
+    /// Key packages are not asked for before this time.
+    pub(super) claim_at: u64,
     /// When the leaving of others is committed, unless somebody else does before; 0: nobody leaves.
     pub(super) take_in_at: u64,
     /// Attempts to make one on this connection.
@@ -134,6 +136,12 @@ pub(super) enum Asked {
     Share,
     /// The end of the session, for a call that waits.
     Logout(CallId),
+}
+
+impl Claims {
+    pub(super) fn is_complete(&self) -> bool {
+        self.got.len() >= self.wanted.len()
+    }
 }
 
 impl Live {

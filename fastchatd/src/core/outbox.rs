@@ -212,8 +212,8 @@ impl Core {
             // The commit that it lacks is on its way through the log; a pause, in case that takes long.
             Code::StaleEpoch => {
                 let here = self.store.tables().conversations.get(&(account, conversation)).map(|row| row.epoch);
-                if here < Some(failure.epoch) {
-                    self.retry_later(account, chat, failure);
+                if here != Some(failure.epoch) {
+                    self.behind(account, chat, conversation, failure)?;
                 }
                 self.pump(account, chat)
             }
@@ -234,6 +234,15 @@ impl Core {
                 self.work(account, chat).alone = true;
                 self.pump(account, chat)
             }
+            // It is there already, sealed at an epoch that this device has lost since.
+            Code::Conflict => {
+                let Some(mut step) = self.step_in(account, conversation) else { return Ok(()) };
+                for (_, id) in messages {
+                    self.take_own_at(&mut step, (None, self.now), *id)?;
+                }
+                self.finish(step)?;
+                self.pump(account, chat)
+            }
             Code::Refused => {
                 let why = match self.contact_of_chat(account, chat) {
                     Some(contact) => format!("{} does not accept messages from you", contact.name),
@@ -246,6 +255,25 @@ impl Core {
                 self.fail_message(account, chat, conversation, messages, &why)
             }
         }
+    }
+
+    /// The server has a conversation at another epoch than this device. The commits that it lacks come through the log;
+    /// when they do not, they are gone, or the server is not what it was.
+    pub(super) fn behind(
+        &mut self,
+        account: u32,
+        chat: u32,
+        id: ConversationId,
+        failure: &v1::Failure,
+    ) -> Result<(), Broken> {
+        const PAUSES: u32 = 4;
+        if self.work(account, chat).pauses < PAUSES {
+            self.retry_later(account, chat, failure);
+            return Ok(());
+        }
+        self.work(account, chat).pauses = 0;
+        tracing::warn!("a conversation is at another epoch than the server's, and its log does not say why");
+        self.state_lost(account, chat, id)
     }
 
     /// A message is not in the log, and trying again as it is would not help. Neither is anything that was sealed after

@@ -92,6 +92,12 @@ impl Core {
             }
             return Ok(None);
         }
+        // What comes after the end is not ours to open.
+        if matches!(step.standing(self), Some(Standing::Left | Standing::Deleted)) {
+            step.conversation.cursor = entry.seq;
+            self.finish(step)?;
+            return Ok(None);
+        }
         if missing > 0 {
             step.notice(self.now, format!("the server left out {missing} entries here"))?;
         }
@@ -120,6 +126,16 @@ impl Core {
 
     /// A message of ours has come to stand in the log.
     pub(super) fn take_own(&mut self, step: &mut Step, entry: &v1::Entry, id: MessageId) -> Result<(), Broken> {
+        self.take_own_at(step, (Some(entry.seq), entry.server_time_ms), id)
+    }
+
+    /// The same of a message that stands somewhere in the log, if `seq` is not known.
+    pub(super) fn take_own_at(
+        &mut self,
+        step: &mut Step,
+        (seq, accepted_at_ms): (Option<u64>, u64),
+        id: MessageId,
+    ) -> Result<(), Broken> {
         let (account, chat) = (step.account, step.conversation.chat);
         // The log keeps our order: what comes back is at the front.
         let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
@@ -140,7 +156,7 @@ impl Core {
         if step.chat.peer == Peer::Own {
             return Ok(());
         }
-        let delivered = entry.seq <= self.delivered_through(step);
+        let delivered = seq.is_some_and(|seq| seq <= self.delivered_through(step));
         let state = if delivered { MessageState::Delivered } else { MessageState::Sent };
         let position = step.append(&MessageRow {
             id,
@@ -148,13 +164,13 @@ impl Core {
             from: None,
             held: false,
             sent_at_ms: row.written_at_ms,
-            accepted_at_ms: entry.server_time_ms,
+            accepted_at_ms,
             kind: MessageKind::Text,
             state,
             text: row.text,
         })?;
-        if !delivered {
-            step.write.undelivered(account, step.id, entry.seq, Some(position))?;
+        if let Some(seq) = seq.filter(|_| !delivered) {
+            step.write.undelivered(account, step.id, seq, Some(position))?;
         }
         step.events.push(EventKind::MessageState { chat: step.chat.id.clone(), id: id.to_string(), state });
         Ok(())

@@ -135,6 +135,7 @@ impl Core {
         self.share_presence(account);
         self.tell_blocks(account);
         self.list_devices(account);
+        self.reidentify_in_groups(account)?;
         self.next_update = None;
         let chats: Vec<u32> = self.all_chats_of(account).map(|(number, _)| number).collect();
         for chat in chats {

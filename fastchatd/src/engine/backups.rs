@@ -98,10 +98,7 @@ impl Front {
         value(&restored)
     }
 
-    async fn ask_core<T>(
-        &self,
-        job: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Job,
-    ) -> Result<T, ApiError> {
+    async fn ask_core<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Job) -> Result<T, ApiError> {
         let (answer, answered) = oneshot::channel();
         self.jobs()?.send(job(answer)).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())?

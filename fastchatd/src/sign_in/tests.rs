@@ -12,8 +12,8 @@ use fastchat_wire::{
 };
 
 use super::*;
-use fastchat_ipc::LinkRequest;
 use crate::link::tests::server::{FakeServer, Peer, ready};
+use fastchat_ipc::LinkRequest;
 
 const PASSWORD: &str = "correct horse";
 /// What keys and certificates are bound to: the same by whatever address the server is reached.

@@ -178,6 +178,9 @@ impl Core {
         let news = step.news;
         self.finish(step)?;
         fault::point(point);
+        if self.group_row(account, chat).is_some() {
+            self.release_if_free(account, chat)?;
+        }
         self.pump(account, chat)?;
         Ok(news)
     }

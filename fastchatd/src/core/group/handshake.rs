@@ -159,8 +159,7 @@ impl Core {
         match failure.code() {
             Code::StaleEpoch if row.kind == HandshakeKind::Commit || row.kind == HandshakeKind::Leave => {
                 // The winner is on its way through the log, and takes this one's place.
-                self.retry_later(account, chat, failure);
-                Ok(())
+                self.behind(account, chat, row.conversation, failure)
             }
             Code::StaleEpoch | Code::ProposalsPending => {
                 self.drop_handshake(account, chat, &row)?;

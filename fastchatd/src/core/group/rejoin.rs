@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use fastchat_e2ee::{JoinError, Transaction};
-use fastchat_wire::{AccountName, Code, ConversationId, MessageId, v1};
+use fastchat_e2ee::{CertificateError, JoinError, Roster, Transaction};
+use fastchat_wire::{AccountName, Code, ConversationId, DeviceId, MessageId, v1};
 use prost::Message as _;
 use v1::client_frame::Body as Ask;
 
@@ -40,10 +40,18 @@ impl Core {
         if self.group_row(account, number).is_some_and(|group| group.standing == Standing::Joining) {
             return self.pump(account, number);
         }
+        // A group that we left, that is no more, or whose change was refused here comes back by an admin's Welcome only.
+        // One without members is known from a backup.
+        let over = |group: &GroupRow| !group.is_current() && !group.members.is_empty();
+        if self.group_row(account, number).is_some_and(over) {
+            return Ok(());
+        }
         let groups = self.store.tables().groups.range((account, 0)..=(account, u32::MAX));
         let coming = groups.filter(|(_, group)| group.standing == Standing::Joining && group.members.is_empty());
         if self.group_row(account, number).is_none() && coming.count() >= JOINING_AT_ONCE {
-            tracing::warn!("the server names more groups than are joined at once; the others come with the next session");
+            tracing::warn!(
+                "the server names more groups than are joined at once; the others come with the next session"
+            );
             return Ok(());
         }
         self.rejoin(account, number, id)
@@ -52,9 +60,11 @@ impl Core {
     /// This device cannot follow a conversation any more: a group is joined anew, a direct one made anew.
     pub(in crate::core) fn state_lost(&mut self, account: u32, chat: u32, id: ConversationId) -> Result<(), Broken> {
         match self.chat_row(account, chat).map(|row| row.peer) {
-            Some(Peer::Group) => self.rejoin(account, chat, id),
+            Some(Peer::Group) if self.group_row(account, chat).is_some_and(GroupRow::is_current) => {
+                self.rejoin(account, chat, id)
+            }
+            Some(Peer::Group) | None => Ok(()),
             Some(_) => self.leave(account, chat, id),
-            None => Ok(()),
         }
     }
 
@@ -137,6 +147,11 @@ impl Core {
                 tracing::error!(%error, "the encryption state cannot be read");
                 return Err(StoreError::Damaged);
             }
+            Err(JoinError::Member(CertificateError::OtherIdentity)) => {
+                let text = "this account is in the group under another identity than it has now: an admin has to remove \
+                            it and add it again";
+                return self.give_up_group(account, chat, text);
+            }
             Err(error) => {
                 tracing::warn!(%error, "a group cannot be joined as the server shows it");
                 let failure = v1::Failure::new(Code::Internal, format!("the group cannot be joined: {error}"));
@@ -144,6 +159,10 @@ impl Core {
                 return Ok(());
             }
         };
+        let known = self.group_row(account, chat).map_or(0, |group| group.epoch);
+        if prepared.epoch < known {
+            return self.refuse_older(account, chat, id, (prepared.epoch, known));
+        }
         let frame = v1::Handshake {
             conversation: id.to_wire(),
             message_id: message.to_wire(),
@@ -161,6 +180,29 @@ impl Core {
         self.commit(write, account, Vec::new())?;
         fault::point("rejoin-stored");
         self.send_handshake(account, chat, &row)
+    }
+
+    /// The server shows the group at an epoch that it has left behind: who was removed since would be in it again.
+    fn refuse_older(
+        &mut self,
+        account: u32,
+        chat: u32,
+        id: ConversationId,
+        (shown, known): (u64, u64),
+    ) -> Result<(), Broken> {
+        if self.work(account, chat).pauses == 0
+            && let Some(mut step) = self.step_in(account, id)
+        {
+            let text = format!(
+                "the server shows this group as it was at epoch {shown}, and it was at {known} here: the device does \
+                 not go back; ask the server's operator whether an older backup was put in place"
+            );
+            step.notice(self.now, text)?;
+            self.finish(step)?;
+        }
+        let failure = v1::Failure::new(Code::Internal, "the server shows an older epoch of a group");
+        self.retry_later(account, chat, &failure);
+        Ok(())
     }
 
     pub(in crate::core) fn group_not_fetched(
@@ -210,11 +252,12 @@ impl Core {
         let first = self.group_row(account, chat).is_none_or(|group| group.members.is_empty());
         let group = self.group_of(account, chat, &applied.roster, authenticator, Standing::Active)?;
         if first {
-            step.remark(self.now, format!("this device is in the group {} now", group.name))?;
+            self.tell_of_group(&mut step, &group)?;
         } else {
             self.tell_of_the_gap(&mut step, &group, seq)?;
         }
         self.meet(&mut step, &applied.roster.leaves)?;
+        Self::reset_counters(&mut step, &applied.roster)?;
         step.group = Some(group);
         step.chat.conversation = Some(id);
         let conversation = &mut step.conversation;
@@ -225,12 +268,34 @@ impl Core {
         step.conversation.sent_counter = 0;
         step.events.push(self.group_changed(account, chat));
         step.events.push(fastchat_ipc::EventKind::ChatChanged { chat: step.chat.id.clone() });
+        let news = step.news;
         self.finish(step)?;
         fault::point("rejoin-merged");
+        self.release_if_free(account, chat)?;
+        if news {
+            self.alert(account, chat)?;
+        }
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
         self.acknowledge(account, id);
         self.pump(account, chat)
+    }
+
+    /// A group that this device did not know: nobody but the server has named it, so everybody in it is told.
+    fn tell_of_group(&self, step: &mut Step, group: &GroupRow) -> Result<(), Broken> {
+        let others = group.members.iter().filter(|member| !self.is_own_name(step.account, &member.name));
+        let names: Vec<String> = others.map(|member| self.name_of(step.account, &member.name)).collect();
+        let with = if names.is_empty() { String::new() } else { format!(", with {}", super::apply::listed(&names)) };
+        step.notice(self.now, format!("this device is in the group {} now{with}", group.name))?;
+        Ok(())
+    }
+
+    /// Others' counters begin anew: their messages since were not seen here.
+    pub(in crate::core) fn reset_counters(step: &mut Step, roster: &Roster) -> Result<(), Broken> {
+        for leaf in &roster.leaves {
+            step.write.counter(step.account, step.id, DeviceId(leaf.device), 0)?;
+        }
+        Ok(())
     }
 
     /// What this device has missed, as far as it can tell.

@@ -39,6 +39,8 @@ enum Next {
     Commit(Wanted),
     /// We say that we leave.
     Leave,
+    /// It is up to others now.
+    Wait,
     /// It cannot be reached.
     Never(ApiError),
 }
@@ -74,12 +76,14 @@ impl Core {
             match self.towards(account, chat, id, &task) {
                 Next::Done => self.end_task(account, chat, number)?,
                 Next::Never(error) => self.fail_task(account, chat, number, &error)?,
+                // Whatever else is to be done, and what there is to say, need not wait for key packages.
                 Next::Claim(names) => {
-                    if self.work(account, chat).claims.is_none() {
-                        self.claim(account, chat, number, names);
+                    if let Some(claims) = self.claims_for(account, chat, number, names) {
+                        let wanted = Wanted::default();
+                        return self.make_commit(account, chat, id, number, &wanted, &claims);
                     }
-                    return Ok(true);
                 }
+                Next::Wait => {}
                 Next::Commit(wanted) => {
                     return self.make_commit(account, chat, id, number, &wanted, &Claims::default());
                 }
@@ -87,6 +91,22 @@ impl Core {
             }
         }
         Ok(false)
+    }
+
+    /// The key packages for a task, if all of them are here. Else they are asked for, unless they are already, or the
+    /// server has asked for a pause.
+    fn claims_for(&mut self, account: u32, chat: u32, task: u64, names: BTreeSet<AccountName>) -> Option<Claims> {
+        let now = self.now;
+        let work = self.work(account, chat);
+        match &work.claims {
+            Some(claims) if claims.task == task && claims.is_complete() => work.claims.take(),
+            Some(_) => None,
+            None if work.claim_at > now => None,
+            None => {
+                self.claim(account, chat, task, names);
+                None
+            }
+        }
     }
 
     fn towards(&self, account: u32, chat: u32, id: ConversationId, task: &TaskRow) -> Next {
@@ -100,6 +120,8 @@ impl Core {
         let Some(group) = self.group_row(account, chat) else { return Next::Done };
         if group.standing != Standing::Active {
             return match task {
+                // The commit that takes us out ends this task; one that lets our leaving lapse has it said again.
+                TaskRow::Leave if group.standing == Standing::Leaving => Next::Wait,
                 TaskRow::Leave
                 | TaskRow::Delete
                 | TaskRow::Update
@@ -186,23 +208,6 @@ impl Core {
         if admins == before { Next::Done } else { profile_only(group.profile(admins.into_iter().collect())) }
     }
 
-    /// Key packages for an Add have come.
-    pub(in crate::core) fn add_claimed(&mut self, account: u32, chat: u32, claims: &Claims) -> Result<(), Broken> {
-        fault::point("add-claimed");
-        let tasks = self.store.tasks(account, chat)?;
-        let open = self.open_conversation(account, chat);
-        let work = self.work(account, chat);
-        let busy = work.handshaking || work.submitting;
-        let (Some(id), true) = (open, tasks.iter().any(|(number, _)| *number == claims.task) && !busy) else {
-            return self.pump(account, chat);
-        };
-        // A commit of somebody else's may have come meanwhile, and one of ours may be on its way.
-        if self.store.handshake(account, chat)?.is_none() {
-            self.make_commit(account, chat, id, claims.task, &Wanted::default(), claims)?;
-        }
-        self.pump(account, chat)
-    }
-
     /// Makes a commit, stores it, and sends it. `true`: it is under way.
     fn make_commit(
         &mut self,
@@ -226,6 +231,10 @@ impl Core {
         let new = |name: &AccountName| {
             let mut packages = claims.got.get(name).map(devices_and_packages)?;
             let member = self.group_row(account, chat)?.members.iter().find(|member| member.name == *name);
+            // Somebody else was faster; what is missing of others' devices comes in by itself.
+            if member.is_some() && !self.is_own_name(account, name) {
+                return None;
+            }
             packages.retain(|(device, _)| member.is_none_or(|member| !member.devices.contains(&DeviceId(*device))));
             Some(packages)
         };
@@ -385,6 +394,31 @@ impl Core {
             self.fail_waiting_group(account, chat, number, error);
         }
         Ok(())
+    }
+
+    /// Somebody's key packages are not to be had: the rest of the task goes on without them.
+    pub(in crate::core) fn claim_refused(
+        &mut self,
+        account: u32,
+        chat: u32,
+        task: u64,
+        name: &AccountName,
+        error: &ApiError,
+    ) -> Result<(), Broken> {
+        let tasks = self.store.tasks(account, chat)?;
+        match tasks.into_iter().find(|(number, _)| *number == task).map(|(_, task)| task) {
+            Some(TaskRow::Add(names)) if names.len() > 1 => {
+                let rest: Vec<AccountName> = names.into_iter().filter(|other| other != name).collect();
+                let mut write = Write::default();
+                write.task(account, chat, task, Some(&TaskRow::Add(rest)))?;
+                self.commit(write, account, vec![self.group_changed(account, chat)])?;
+                self.fail_waiting_group(account, chat, task, error);
+                Ok(())
+            }
+            // A device of ours that has no key packages comes in by itself.
+            Some(TaskRow::AddDevices) => self.end_task(account, chat, task),
+            _ => self.fail_task(account, chat, task, error),
+        }
     }
 
     pub(in crate::core) fn group_changed(&self, account: u32, chat: u32) -> EventKind {

@@ -134,9 +134,7 @@ impl World {
     /// The conversations that carried a chat of a user, the first one first.
     fn carriers(&self, user: usize, chat: Chat) -> Vec<&Conversation> {
         match chat {
-            Chat::Direct(other) => {
-                self.server.directs(user, other).map(|at| &self.server.conversations[at]).collect()
-            }
+            Chat::Direct(other) => self.server.directs(user, other).map(|at| &self.server.conversations[at]).collect(),
             Chat::Group(id) => self.server.conversations.iter().filter(|found| found.id == id).collect(),
         }
     }
@@ -200,7 +198,9 @@ impl World {
         let missing: Vec<String> = missing.map(|(id, _)| self.text_of(id)).collect();
         match strictness {
             Strictness::Whole if !missing.is_empty() => say(format!("does not show {missing:?}")),
-            Strictness::Gaps if !missing.is_empty() && shown.lines.iter().all(|line| line.kind == MessageKind::Text) => {
+            Strictness::Gaps
+                if !missing.is_empty() && shown.lines.iter().all(|line| line.kind == MessageKind::Text) =>
+            {
                 say(format!("does not show {missing:?}, and says nothing of it"));
             }
             _ => {}
@@ -303,7 +303,8 @@ impl World {
     /// What a daemon has confirmed is in the log, or in the outbox with a reason; what it refused is nowhere.
     fn judge_written(&self, seen: &[Seen], findings: &mut Vec<String>) {
         for written in &self.written {
-            let shows = |seen: &Seen| seen.chats.values().flat_map(|chat| &chat.lines).any(|line| line.text == written.text);
+            let shows =
+                |seen: &Seen| seen.chats.values().flat_map(|chat| &chat.lines).any(|line| line.text == written.text);
             if written.refused && seen.iter().any(shows) {
                 findings.push(format!("`{}` was refused, and shows", written.text));
             }

@@ -9,10 +9,7 @@ use fastchat_wire::ConversationId;
 use rand::RngExt;
 
 use super::world::{ACCOUNT, Chat, NAMES, World};
-use crate::{
-    core::Input,
-    store::rows::Peer as Side,
-};
+use crate::{core::Input, store::rows::Peer as Side};
 
 const WEEK_MS: u64 = 8 * 24 * 3600 * 1000;
 const GROUPS: usize = 3;
@@ -227,8 +224,13 @@ impl World {
             }
             return;
         }
-        let known: Vec<ConversationId> =
-            self.server.conversations.iter().filter(|found| found.members.contains_key(&who)).map(|found| found.id).collect();
+        let known: Vec<ConversationId> = self
+            .server
+            .conversations
+            .iter()
+            .filter(|found| found.members.contains_key(&who))
+            .map(|found| found.id)
+            .collect();
         if !known.is_empty() {
             let at = self.random.random_range(0..known.len());
             self.decide(|| format!("{who} loses the state of its conversation {at}"));

@@ -80,9 +80,19 @@ impl Core {
                 Side::Group => Chat::Group(row.id.parse().unwrap()),
                 Side::Own => continue,
             };
-            let mut lines: Vec<Line> = self.store.history(ACCOUNT, number, u64::MAX, 100_000).unwrap().into_iter().map(
-                |(position, row)| Line { position, id: row.id.to_string(), kind: row.kind, state: row.state, text: row.text },
-            ).collect();
+            let mut lines: Vec<Line> = self
+                .store
+                .history(ACCOUNT, number, u64::MAX, 100_000)
+                .unwrap()
+                .into_iter()
+                .map(|(position, row)| Line {
+                    position,
+                    id: row.id.to_string(),
+                    kind: row.kind,
+                    state: row.state,
+                    text: row.text,
+                })
+                .collect();
             lines.reverse();
             let outbox = self.store.outbox(ACCOUNT, number).map(|row| {
                 let (_, row) = row.unwrap();
@@ -148,7 +158,8 @@ impl Core {
                 work.push(format!("{what} chat {number}: somebody leaves"));
             }
             let queued = |row: &crate::store::rows::OutboxRow| row.state == MessageState::Queued;
-            let waiting = self.store.outbox(ACCOUNT, number).filter(|row| row.as_ref().is_ok_and(|(_, row)| queued(row)));
+            let waiting =
+                self.store.outbox(ACCOUNT, number).filter(|row| row.as_ref().is_ok_and(|(_, row)| queued(row)));
             let waiting = waiting.count();
             if waiting > 0 {
                 work.push(format!("{what} chat {number}: {waiting} messages wait"));

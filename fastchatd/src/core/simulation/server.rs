@@ -191,7 +191,8 @@ impl Server {
 
     fn revoke(&mut self, by: usize, ask: &v1::RevokeDevice) -> Said {
         let account = self.devices[by].account;
-        let found = self.devices_of(account).into_iter().find(|device| self.devices[*device].id.to_wire() == ask.device);
+        let found =
+            self.devices_of(account).into_iter().find(|device| self.devices[*device].id.to_wire() == ask.device);
         let Some(device) = found.filter(|device| *device != by) else {
             return failure(v1::Code::NotFound, "no such device");
         };

@@ -257,8 +257,12 @@ impl Server {
         let conversation = &mut self.conversations[at];
         let through = conversation.log.len() as u64 / 2;
         conversation.expired_through = conversation.expired_through.max(through);
-        let late: Vec<usize> =
-            conversation.members.iter().filter(|(_, member)| member.cursor < through).map(|(device, _)| *device).collect();
+        let late: Vec<usize> = conversation
+            .members
+            .iter()
+            .filter(|(_, member)| member.cursor < through)
+            .map(|(device, _)| *device)
+            .collect();
         conversation.missed.extend(late);
         conversation.members.retain(|_, member| member.ends_at.is_none_or(|end| end > through));
     }

@@ -31,9 +31,8 @@ impl Server {
         }
         let own = self.devices[from].account;
         let pair = (own.min(peer), own.max(peer));
-        let answer = |conversation: bytes::Bytes, created, member| {
-            Said::Direct(v1::Direct { conversation, created, member })
-        };
+        let answer =
+            |conversation: bytes::Bytes, created, member| Said::Direct(v1::Direct { conversation, created, member });
         if let Some(same) = self.find(&create.conversation) {
             let same = &self.conversations[same];
             return match same.creator == from && same.pair == pair && !same.is_closed() {
@@ -41,7 +40,8 @@ impl Server {
                 false => failure(v1::Code::Conflict, "the id is in use"),
             };
         }
-        let last = self.conversations.iter().position(|found| !found.group && found.pair == pair && found.closed_by.is_none());
+        let last =
+            self.conversations.iter().position(|found| !found.group && found.pair == pair && found.closed_by.is_none());
         if let Some(last) = last.map(|last| &self.conversations[last])
             && last.id.to_wire() != create.replaces
         {
@@ -110,7 +110,8 @@ impl Server {
             let joining = create.welcomes.iter().find(|welcome| welcome.device == id).map(joining);
             members.insert(*device, Member { cursor: 0, ends_at: None, joining });
         }
-        let span = |device: &usize| Span { device: *device, after: 0, through: None, removed_at: None, rejoined: false };
+        let span =
+            |device: &usize| Span { device: *device, after: 0, through: None, removed_at: None, rejoined: false };
         self.conversations.push(Conversation {
             id,
             group: false,

@@ -20,17 +20,28 @@ impl Server {
                 let entries: Vec<String> = deliver.entries.iter().map(entry).collect();
                 format!("{} expired {} {entries:?}", self.named(&deliver.conversation), deliver.expired_through)
             }
-            Some(Said::Joining(joining)) => format!("{} Joining at {}", self.named(&joining.conversation), joining.start_seq),
-            Some(Said::Closed(closed)) => format!("{} Closed by {}", self.named(&closed.conversation), self.named(&closed.by)),
+            Some(Said::Joining(joining)) => {
+                format!("{} Joining at {}", self.named(&joining.conversation), joining.start_seq)
+            }
+            Some(Said::Closed(closed)) => {
+                format!("{} Closed by {}", self.named(&closed.conversation), self.named(&closed.by))
+            }
             Some(Said::Unjoined(unjoined)) => format!("{} Unjoined", self.named(&unjoined.conversation)),
             Some(Said::Delivered(said)) => {
                 format!("{} Delivered {} {}", self.named(&said.conversation), said.account, said.seq)
             }
-            Some(Said::Failure(failure)) => format!("{request} {:?} {} {}", failure.code(), failure.text, failure.epoch),
+            Some(Said::Failure(failure)) => {
+                format!("{request} {:?} {} {}", failure.code(), failure.text, failure.epoch)
+            }
             Some(Said::Accepted(accepted)) => format!("{request} Accepted {:?}", accepted.seqs),
             Some(Said::GroupState(state)) => format!("{request} GroupState {} at {}", state.epoch, state.head),
             Some(Said::Direct(direct)) => {
-                format!("{request} Direct {} created {} member {}", self.named(&direct.conversation), direct.created, direct.member)
+                format!(
+                    "{request} Direct {} created {} member {}",
+                    self.named(&direct.conversation),
+                    direct.created,
+                    direct.member
+                )
             }
             Some(other) => format!("{request} {}", format!("{other:?}").split(['(', ' ']).next().unwrap_or_default()),
             None => String::new(),
@@ -46,9 +57,15 @@ impl Server {
             }
             Some(Ask::Handshake(ask)) => {
                 let (kind, welcomes) = (ask.kind(), ask.welcomes.len());
-                format!("{request} Handshake {} {kind:?} at {} welcomes {welcomes}", self.named(&ask.conversation), ask.epoch)
+                format!(
+                    "{request} Handshake {} {kind:?} at {} welcomes {welcomes}",
+                    self.named(&ask.conversation),
+                    ask.epoch
+                )
             }
-            Some(Ask::CreateDirect(ask)) => format!("{request} CreateDirect {} replaces {}", ask.peer, self.named(&ask.replaces)),
+            Some(Ask::CreateDirect(ask)) => {
+                format!("{request} CreateDirect {} replaces {}", ask.peer, self.named(&ask.replaces))
+            }
             Some(Ask::ClaimKeyPackages(ask)) => format!("{request} Claim {}", ask.account),
             Some(Ask::FetchGroup(ask)) => format!("{request} FetchGroup {}", self.named(&ask.conversation)),
             Some(other) => format!("{request} {}", format!("{other:?}").split(['(', ' ']).next().unwrap_or_default()),
