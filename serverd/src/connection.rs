@@ -224,7 +224,7 @@ fn write_outgoing(connection: &mut Established, first: Option<Outgoing>) -> Opti
     let mut next = first;
     loop {
         match next {
-            Some(Outgoing::Frame(frame)) => connection.stream.push(&frame),
+            Some(Outgoing::Frames(frames)) => frames.iter().for_each(|frame| connection.stream.push(frame)),
             Some(Outgoing::Last(frame)) => {
                 connection.stream.push(&frame);
                 return Some(None);

@@ -49,7 +49,7 @@ pub(crate) fn rejoin(
     let taken = rules::taken_by_external(&before, &leaving);
     let proposals =
         proposals.into_iter().filter(|(leaf, _)| taken.contains(leaf)).map(|(_, message)| message).collect();
-    drop_old(provider, conversation)?;
+    drop_old(provider, conversation, before.epoch)?;
     let (group, message, group_info) =
         external_commit(provider, device, suite::entry_aad(conversation, message_id), group_info, tree, proposals)?;
     let after = verify_members(&group, device, &identity)?;
@@ -100,12 +100,16 @@ fn parse_proposals(proposals: &[Vec<u8>]) -> Result<Vec<(u32, PublicMessageIn)>,
     proposals.iter().map(parse).collect()
 }
 
-fn drop_old(provider: &Provider<'_>, conversation: Uuid) -> Result<(), StoreError> {
-    provider.trial.delete(Record::Rejoining, &conversation.into_bytes())?;
-    match provider.load(conversation)? {
-        Some(mut group) => Ok(group.delete(&provider.trial)?),
-        None => Ok(()),
+/// Deletes what this device has of the group, unless that is newer than what is offered.
+fn drop_old(provider: &Provider<'_>, conversation: Uuid, offered: u64) -> Result<(), JoinError> {
+    let on_its_way = commit::rejoining(provider, conversation)?.is_some();
+    provider.trial.delete(Record::Rejoining, &conversation.into_bytes()).map_err(StoreError::from)?;
+    let Some(mut group) = provider.load(conversation).map_err(StoreError::from)? else { return Ok(()) };
+    let had = group.epoch().as_u64();
+    if had > offered && !on_its_way {
+        return Err(JoinError::Older { had, offered });
     }
+    Ok(group.delete(&provider.trial).map_err(StoreError::from)?)
 }
 
 /// The group after the commit, the commit, and the new epoch's `GroupInfo`.

@@ -5,7 +5,7 @@
 
 use fastchat_e2ee::{Fingerprint, IdentityKey, Join, JoinError, Roster, Transaction};
 use fastchat_ipc::{ContactState, EventKind};
-use fastchat_wire::{AccountName, ConversationId, v1};
+use fastchat_wire::{AccountName, ConversationId, DeviceId, v1};
 
 use crate::{
     fault,
@@ -189,6 +189,8 @@ impl Core {
         step.conversation.epoch = welcomed.roster.epoch;
         let old = step.chat.conversation.replace(step.id);
         step.chat.replaces = None;
+        // One that we were about to make is not needed any more.
+        self.drop_creation(&mut step.write, step.account, step.conversation.chat)?;
         // The server may have closed the one before already.
         let former = ConversationId::from_wire(&joining.replaces).ok();
         let known = |id: &ConversationId| self.store.tables().conversations.contains_key(&(step.account, *id));
@@ -236,7 +238,7 @@ impl Core {
             format!("{by} added you to the group {}", group.name)
         };
         self.meet(&mut step, &roster.leaves)?;
-        Self::reset_counters(&mut step, &roster)?;
+        count_anew(&mut step, &roster)?;
         step.group = Some(group);
         step.notice(self.now, text)?;
         step.events.push(EventKind::ChatChanged { chat: step.chat.id.clone() });
@@ -244,6 +246,8 @@ impl Core {
         self.commit_joining(step)?;
         fault::point("welcome-stored");
         self.alert(account, number)?;
+        // A device of ours may be in it that is gone from the account.
+        self.list_devices(account);
         self.after_joining(account, number, id)
     }
 
@@ -369,4 +373,12 @@ impl Core {
         step.write.contact(step.account, number, Some(contact));
         Ok(())
     }
+}
+
+/// Who comes (back) into a group has not missed what was sent meanwhile: it was not for it, or a notice says so.
+pub(super) fn count_anew(step: &mut Step, roster: &Roster) -> Result<(), StoreError> {
+    for leaf in &roster.leaves {
+        step.write.counter(step.account, step.id, DeviceId(leaf.device), 0)?;
+    }
+    Ok(())
 }

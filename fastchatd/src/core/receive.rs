@@ -117,9 +117,12 @@ impl Core {
         }
         let news = step.news.then_some(step.conversation.chat);
         let (chat, lost) = (step.conversation.chat, step.lost);
+        if lost {
+            self.lose_place(&mut step)?;
+        }
         self.finish(step)?;
         if lost {
-            self.state_lost(account, chat, id)?;
+            self.place_lost(account, chat)?;
         }
         Ok(news)
     }

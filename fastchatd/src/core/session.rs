@@ -18,9 +18,9 @@ use super::{
 };
 
 /// One-time key packages that the server should hold for us.
-const KEY_PACKAGES: u32 = 100;
+const KEY_PACKAGES: u32 = if cfg!(test) { 6 } else { 100 };
 /// Below so many, they are filled up.
-const FEW_KEY_PACKAGES: u32 = 20;
+const FEW_KEY_PACKAGES: u32 = if cfg!(test) { 3 } else { 20 };
 /// How long the server may take to answer; it reads a fast device more slowly, so not little.
 const ANSWER_MS: u64 = 120_000;
 /// How old the last-resort key package may get.

@@ -13,7 +13,9 @@ mod check;
 mod dice;
 mod look;
 mod planted;
+mod review;
 mod server;
+mod thief;
 mod world;
 
 use dice::Kind;

@@ -12,6 +12,7 @@ pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
     the_welcomes_are_those_of_the_peers_devices(store).await?;
     a_joining_stays_until_it_is_taken(store).await?;
     changed_devices_close_direct_conversations(store).await?;
+    replaced_conversations_do_not_add_up(store).await?;
     one_talks_with_oneself(store).await?;
     leaves_are_what_is_known_of_their_devices(store).await
 }
@@ -122,6 +123,45 @@ async fn changed_devices_close_direct_conversations<S: Store>(store: &S) -> Resu
     let made = store.create_direct(replacing).await?;
     let CreateDirect::Created { joinings, .. } = made else { unreachable!("{made:?}") };
     assert_eq!(joinings.len(), 3, "all other devices of both");
+    Ok(())
+}
+
+async fn replaced_conversations_do_not_add_up<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "c.often").await?, person(store, "c.anew").await?);
+    let old = talk(store, &one, &two).await?;
+    store.append(append(old, &one, vec![entry("1")], 1)).await?;
+    let replacing = crate::NewDirect { replaces: Some(old), ..direct(&one, &two) };
+    let new = replacing.conversation;
+    store.create_direct(replacing).await?;
+    let known = async |person: &super::Person| {
+        let state = store.device_state(person.device, 10).await?.unwrap_or_default();
+        let joining = state.joinings.iter().map(|joining| joining.membership.conversation);
+        let mut known: Vec<_> = state.memberships.iter().map(|membership| membership.conversation).collect();
+        known.extend(joining);
+        known.sort_unstable();
+        Ok::<_, StoreError>(known)
+    };
+    let moved = |conversation, person: &super::Person, seq| {
+        store.save_cursors(vec![CursorMove { conversation, device: person.device, seq, joined: true }])
+    };
+    assert_eq!(known(&one).await?, [old, new], "there is an entry that it has not acknowledged");
+    moved(old, &one, 1).await?;
+    assert_eq!(known(&one).await?, [new]);
+    // The other one comes by the new Joining, before or after the old entries.
+    moved(new, &two, 0).await?;
+    assert_eq!(known(&two).await?, [old, new]);
+    assert_eq!(super::payloads(store, old, &two, 0).await?, [(1, "1".into())]);
+    moved(old, &two, 1).await?;
+    assert_eq!(known(&two).await?, [new]);
+    let again = crate::NewDirect { replaces: Some(new), ..direct(&two, &one) };
+    let last = again.conversation;
+    store.create_direct(again).await?;
+    assert_eq!(known(&two).await?, [last]);
+    assert_eq!(known(&one).await?, [new, last], "it does not know yet");
+    moved(last, &one, 0).await?;
+    assert_eq!(known(&one).await?, [last]);
+    let late = store.append(append(old, &one, vec![entry("late")], 1)).await?;
+    assert_eq!(late, Appended::Closed { by: Some(new) }, "and it is still told what became of it");
     Ok(())
 }
 

@@ -292,7 +292,10 @@ async fn a_tree_goes_with_the_last_welcome<S: Store>(store: &S) -> Result<(), St
     accepted(store.append_handshake(commit(id, &one, 1, removing(&two))).await?);
     accepted(store.append_handshake(commit(id, &one, 2, adding(&[&two]))).await?);
     store.save_cursors(vec![take(&two)]).await?;
-    assert_eq!(state(store, &two).await?.joinings.len(), 1);
+    let again = state(store, &two).await?.joinings.pop().map(|joining| joining.membership);
+    let shown = again.map(|membership| (membership.ends_at, membership.closed, membership.cursor));
+    assert_eq!(shown, Some((None, false, 3)), "a member anew, though it never took its end");
+    assert_eq!(seqs(&store.append(append(id, &two, vec![at_epoch(3)], 1)).await?), [4]);
     Ok(())
 }
 
@@ -308,6 +311,8 @@ async fn a_deleted_group_takes_nothing<S: Store>(store: &S) -> Result<(), StoreE
     let second = log_in(store, &one).await?;
     assert_eq!(state(store, &second).await?.unjoined, []);
     assert_eq!(state(store, &one).await?.memberships.first().map(|membership| membership.closed), Some(true));
+    store.save_cursors(vec![CursorMove { conversation: id, device: one.device, seq: 1, joined: false }]).await?;
+    assert_eq!(state(store, &one).await?, DeviceState::default(), "it has what says so");
     Ok(())
 }
 

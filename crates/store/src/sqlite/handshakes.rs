@@ -183,11 +183,12 @@ fn insert(connection: &Connection, append: &AppendHandshake, kind: ConversationK
     let sql = match append.commit {
         Some(_) => {
             "UPDATE conversation SET head = head + 1, epoch = epoch + 1, pending = 0 WHERE id = ?1
-                    RETURNING head"
+             RETURNING head, accounts"
         }
-        None => "UPDATE conversation SET head = head + 1, pending = pending + 1 WHERE id = ?1 RETURNING head",
+        None => "UPDATE conversation SET head = head + 1, pending = pending + 1 WHERE id = ?1 RETURNING head, accounts",
     };
-    let seq = columns::all(connection, sql, [id], |row| row.get::<_, u64>(0))?.pop().unwrap_or(0);
+    let counts = columns::all(connection, sql, [id], |row| Ok((row.get::<_, u64>(0)?, row.get(1)?)))?.pop();
+    let (seq, accounts) = counts.unwrap_or_default();
     let entry = Entry {
         seq,
         message_id: entry.message_id,
@@ -204,7 +205,7 @@ fn insert(connection: &Connection, append: &AppendHandshake, kind: ConversationK
         joinings: Vec::new(),
         removed: Vec::new(),
         joined: Vec::new(),
-        accounts: 0,
+        accounts,
         deleted: false,
         entry,
     };
@@ -215,10 +216,6 @@ fn insert(connection: &Connection, append: &AppendHandshake, kind: ConversationK
             columns::execute(connection, sql, params![id, &append.state[..]])?;
         }
     }
-    new.accounts = match kind {
-        ConversationKind::Group => conversations::account_count(connection, append.conversation)?,
-        ConversationKind::Direct => 2,
-    };
     if append.commit.as_ref().is_some_and(|commit| commit.external) {
         new.own = conversations::membership_of(connection, append.conversation, append.device)?;
     }
@@ -256,6 +253,11 @@ fn apply(
     for account in &commit.left {
         let sql = "DELETE FROM roster WHERE conversation = ?1 AND account = ?2";
         columns::execute(connection, sql, params![id, account.as_str()])?;
+    }
+    if !(commit.joined.is_empty() && commit.left.is_empty()) {
+        let sql = "UPDATE conversation SET accounts = (SELECT count(*) FROM roster WHERE conversation = ?1)
+                   WHERE id = ?1 RETURNING accounts";
+        new.accounts = columns::all(connection, sql, [id], |row| row.get(0))?.pop().unwrap_or(0);
     }
     new.joinings = joinings::insert(
         connection,

@@ -29,8 +29,7 @@ impl Core {
         self.work(account, chat).handshaking = false;
         let Some(row) = row else {
             tracing::warn!("the log has a handshake message of ours that this device does not know");
-            self.finish(step)?;
-            return self.state_lost(account, chat, id);
+            return self.finish_lost(step);
         };
         step.write.handshake(account, chat, None)?;
         if row.kind == HandshakeKind::Leave {
@@ -42,8 +41,7 @@ impl Core {
             Ok(applied) => applied,
             Err(error) => {
                 tracing::error!(%error, "a commit of ours cannot be merged");
-                self.finish(step)?;
-                return self.state_lost(account, chat, id);
+                return self.finish_lost(step);
             }
         };
         let authenticator = authenticator(&transaction, id)?;
@@ -126,16 +124,22 @@ impl Core {
                     ProcessError::WrongEpoch { current, found } => found > current,
                     _ => false,
                 };
-                if !lost {
-                    step.unreadable(self.now, message, None, &error.to_string())?;
-                }
-                self.finish(step)?;
                 if lost {
-                    self.state_lost(account, chat, id)?;
+                    self.finish_lost(step)?;
+                    return Ok(None);
                 }
-                Ok((!lost).then_some(chat))
+                step.unreadable(self.now, message, None, &error.to_string())?;
+                self.finish(step)?;
+                Ok(Some(chat))
             }
         }
+    }
+
+    fn finish_lost(&mut self, mut step: Step) -> Result<(), Broken> {
+        let (account, chat) = (step.account, step.conversation.chat);
+        self.lose_place(&mut step)?;
+        self.finish(step)?;
+        self.place_lost(account, chat)
     }
 
     fn leaving(&mut self, mut step: Step, who: &str) -> Result<(), Broken> {

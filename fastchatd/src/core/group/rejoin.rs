@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use fastchat_e2ee::{CertificateError, JoinError, Roster, Transaction};
-use fastchat_wire::{AccountName, Code, ConversationId, DeviceId, MessageId, v1};
+use fastchat_e2ee::{CertificateError, JoinError, Transaction};
+use fastchat_wire::{AccountName, Code, ConversationId, MessageId, v1};
 use prost::Message as _;
 use v1::client_frame::Body as Ask;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    super::{Broken, Core, live::Asked, receive::LAST_SEQ, step::Step},
+    super::{Broken, Core, join::count_anew, live::Asked, receive::LAST_SEQ, step::Step},
     authenticator,
 };
 
@@ -68,6 +68,56 @@ impl Core {
         }
     }
 
+    /// An entry shows that this device cannot follow a conversation any more: what follows from that is committed along
+    /// with the entry, which does not come again.
+    pub(in crate::core) fn lose_place(&self, step: &mut Step) -> Result<(), Broken> {
+        let (account, number, id) = (step.account, step.conversation.chat, step.id);
+        if step.chat.peer == Peer::Group {
+            self.begin_rejoin(step)
+        } else if !step.conversation.closed {
+            if step.chat.conversation == Some(id) {
+                step.chat.conversation = None;
+                step.chat.replaces = Some(id);
+            }
+            self.close(&mut step.write, account, number, Some(id), &mut step.chat)?;
+            step.conversation.closed = true;
+            step.events.push(fastchat_ipc::EventKind::ChatChanged { chat: step.chat.id.clone() });
+            Ok(())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// After [`Core::lose_place`]: begins to come back.
+    pub(in crate::core) fn place_lost(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
+        fault::point("rejoin-begun");
+        let work = self.work(account, chat);
+        (work.handshaking, work.submitting) = (false, false);
+        self.pump(account, chat)
+    }
+
+    fn begin_rejoin(&self, step: &mut Step) -> Result<(), Broken> {
+        let (account, number) = (step.account, step.conversation.chat);
+        let group = step.group.take().or_else(|| self.group_row(account, number).cloned());
+        step.group = Some(match group {
+            Some(group) => GroupRow { standing: Standing::Joining, ..group },
+            None => GroupRow {
+                name: String::new(),
+                topic: String::new(),
+                standing: Standing::Joining,
+                members: Vec::new(),
+                created_at_ms: self.now,
+                epoch: 0,
+                authenticator: Vec::new(),
+            },
+        });
+        step.conversation.closed = true;
+        step.chat.conversation = None;
+        step.write.handshake(account, number, None)?;
+        step.events.push(self.group_changed(account, number));
+        Ok(())
+    }
+
     /// The server takes nothing more into a conversation from us.
     pub(in crate::core) fn end_conversation(
         &mut self,
@@ -91,27 +141,9 @@ impl Core {
         let known = self.store.tables().conversations.get(&(account, id)).cloned();
         let conversation = known.unwrap_or_else(|| self.begun(account, number, id, 0));
         let mut step = Step::new(account, id, ConversationRow { closed: true, ..conversation }, chat, None);
-        let group = self.group_row(account, number).cloned();
-        step.group = Some(match group {
-            Some(group) => GroupRow { standing: Standing::Joining, ..group },
-            None => GroupRow {
-                name: String::new(),
-                topic: String::new(),
-                standing: Standing::Joining,
-                members: Vec::new(),
-                created_at_ms: self.now,
-                epoch: 0,
-                authenticator: Vec::new(),
-            },
-        });
-        step.chat.conversation = None;
-        step.write.handshake(account, number, None)?;
-        step.events.push(self.group_changed(account, number));
+        self.begin_rejoin(&mut step)?;
         self.commit_joining(step)?;
-        fault::point("rejoin-begun");
-        let work = self.work(account, number);
-        (work.handshaking, work.submitting) = (false, false);
-        self.pump(account, number)
+        self.place_lost(account, number)
     }
 
     pub(in crate::core) fn fetch_group(&mut self, account: u32, chat: u32) {
@@ -257,7 +289,7 @@ impl Core {
             self.tell_of_the_gap(&mut step, &group, seq)?;
         }
         self.meet(&mut step, &applied.roster.leaves)?;
-        Self::reset_counters(&mut step, &applied.roster)?;
+        count_anew(&mut step, &applied.roster)?;
         step.group = Some(group);
         step.chat.conversation = Some(id);
         let conversation = &mut step.conversation;
@@ -278,6 +310,8 @@ impl Core {
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
         self.acknowledge(account, id);
+        // A device of ours may be in it that is gone from the account.
+        self.list_devices(account);
         self.pump(account, chat)
     }
 
@@ -287,14 +321,6 @@ impl Core {
         let names: Vec<String> = others.map(|member| self.name_of(step.account, &member.name)).collect();
         let with = if names.is_empty() { String::new() } else { format!(", with {}", super::apply::listed(&names)) };
         step.notice(self.now, format!("this device is in the group {} now{with}", group.name))?;
-        Ok(())
-    }
-
-    /// Others' counters begin anew: their messages since were not seen here.
-    pub(in crate::core) fn reset_counters(step: &mut Step, roster: &Roster) -> Result<(), Broken> {
-        for leaf in &roster.leaves {
-            step.write.counter(step.account, step.id, DeviceId(leaf.device), 0)?;
-        }
         Ok(())
     }
 
