@@ -288,8 +288,7 @@ async fn a_rotated_identity_warns_contacts_and_goes_on_when_trusted() -> Result<
     let shown = bob.call::<method::ShowKeys>(&ShowKey { contact: "alice".into(), ..ShowKey::default() }).await?;
     let wrong = TrustKey { contact: "alice".into(), safety_number: "12345".repeat(12), ..TrustKey::default() };
     assert!(bob.refusal::<method::TrustContactKey>(&wrong).await.is_ok());
-    let right =
-        TrustKey { contact: "alice".into(), safety_number: shown.changed_safety_number, ..TrustKey::default() };
+    let right = TrustKey { contact: "alice".into(), safety_number: shown.changed_safety_number, ..TrustKey::default() };
     bob.call::<method::TrustContactKey>(&right).await?;
     alice.hears("bob", "is it you?").await?;
     alice.deliver("bob", "it is me").await?;

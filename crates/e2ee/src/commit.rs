@@ -53,6 +53,9 @@ pub struct Prepared {
     pub group_info: Vec<u8>,
     /// One Welcome for each device that it adds.
     pub welcomes: Vec<WelcomeFor>,
+    /// For an external commit: the leaf that has signed the `GroupInfo` that it was made from. Nothing else vouches for
+    /// that state: the caller compares account and identity with those that it knew in the group.
+    pub shown_by: Option<Leaf>,
 }
 
 /// Why a commit or a proposal to leave was not made. Nothing has changed.
@@ -152,6 +155,7 @@ pub(crate) fn commit(
         message: message.tls_serialize_detached().map_err(refused)?,
         group_info: group_info.tls_serialize_detached().map_err(refused)?,
         welcomes: joiners.into_iter().zip(parts).map(welcome_for).collect(),
+        shown_by: None,
     })
 }
 

@@ -38,8 +38,10 @@ pub(crate) fn rejoin(
     ratchet_tree: &[u8],
     proposals: &[Vec<u8>],
 ) -> Result<Prepared, JoinError> {
-    let (group_info, tree) = (parse_group_info(group_info, conversation)?, parse_tree(ratchet_tree)?);
+    let shown = group_info;
+    let (group_info, tree) = (parse_group_info(shown, conversation)?, parse_tree(ratchet_tree)?);
     let before = Roster::of_unverified(group_info.group_context(), &tree)?;
+    let shown_by = signer_of(shown).and_then(|index| before.leaf(index)).cloned();
     let identity = may_join(&before, device)?;
     let proposals = parse_proposals(proposals)?;
     let leaving: Vec<u32> = proposals.iter().map(|(leaf, _)| *leaf).collect();
@@ -55,7 +57,7 @@ pub(crate) fn rejoin(
     let after = verify_members(&group, device, &identity)?;
     let effect = effect(&before, &after, device)?;
     provider.trial.put(Record::Rejoining, &conversation.into_bytes(), &effect).map_err(StoreError::from)?;
-    Ok(Prepared { epoch: before.epoch, message, group_info, welcomes: Vec::new() })
+    Ok(Prepared { epoch: before.epoch, message, group_info, welcomes: Vec::new(), shown_by })
 }
 
 fn parse_group_info(bytes: &[u8], conversation: Uuid) -> Result<VerifiableGroupInfo, JoinError> {
@@ -68,6 +70,16 @@ fn parse_group_info(bytes: &[u8], conversation: Uuid) -> Result<VerifiableGroupI
     } else {
         Err(JoinError::OtherConversation)
     }
+}
+
+/// The leaf that signed a `GroupInfo`, which OpenMLS verifies and does not name: the four bytes before the signature
+/// (RFC 9420, section 12.4.3), whose length is fixed in our suite.
+fn signer_of(group_info: &[u8]) -> Option<u32> {
+    const SIGNATURE: [u8; 2] = [0x40, 64];
+    let (rest, _) = group_info.split_last_chunk::<64>()?;
+    let (rest, length) = rest.split_last_chunk::<2>()?;
+    let signer = rest.last_chunk::<4>()?;
+    (*length == SIGNATURE).then(|| u32::from_be_bytes(*signer))
 }
 
 /// The account is in the group under the device's identity; gives the identity.

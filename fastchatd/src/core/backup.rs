@@ -243,6 +243,7 @@ impl Core {
                         created_at_ms: *created_at_ms,
                         epoch: 0,
                         authenticator: Vec::new(),
+                        refused: false,
                     };
                     write.group(account, number, Some(group));
                     let mut row = self.store.tables().accounts.get(&account).cloned()?;

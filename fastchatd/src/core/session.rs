@@ -175,7 +175,7 @@ impl Core {
                 Asked::Logout(call)
                 | Asked::Devices(Some(call))
                 | Asked::RenameDevice(call, _)
-                | Asked::RevokeDevice(call)
+                | Asked::RevokeDevice(call, _)
                 | Asked::Grant(call) => self.answer::<()>(call, Err(error.clone())),
                 _ => {}
             }
@@ -322,7 +322,7 @@ impl Core {
             (Asked::FetchGroup { chat }, Said::GroupState(found)) => self.group_fetched(account, chat, &found),
             (Asked::Devices(call), Said::Devices(devices)) => self.devices_listed(account, call, devices),
             (Asked::RenameDevice(call, device), Said::Done(_)) => self.device_renamed(account, call, device),
-            (Asked::RevokeDevice(call), Said::Done(_)) => self.device_revoked(account, call),
+            (Asked::RevokeDevice(call, device), Said::Done(_)) => self.device_revoked(account, call, device),
             (Asked::Grant(call), Said::LinkGrant(grant)) => {
                 self.granted(call, &grant);
                 Ok(())
@@ -357,7 +357,7 @@ impl Core {
             Asked::Logout(call)
             | Asked::Devices(Some(call))
             | Asked::RenameDevice(call, _)
-            | Asked::RevokeDevice(call)
+            | Asked::RevokeDevice(call, _)
             | Asked::Grant(call) => {
                 self.answer::<()>(call, Err(api_error(failure)));
                 Ok(())

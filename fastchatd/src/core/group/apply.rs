@@ -88,7 +88,9 @@ impl Core {
             Ok(Processed::Applied(applied)) => {
                 let authenticator = authenticator(&transaction, id)?;
                 step.write.state(account, transaction.into_changes());
-                let lost = self.store.handshake(account, chat)?.is_some();
+                let lost = self.store.handshake(account, chat)?.is_some_and(|row| row.conversation == id);
+                let work = self.work(account, chat);
+                (work.pauses, work.behind) = (0, None);
                 if lost {
                     // Ours has lost, whatever the server is about to say.
                     step.write.handshake(account, chat, None)?;
@@ -121,6 +123,8 @@ impl Core {
                 tracing::warn!(%error, "a change of a conversation cannot be followed");
                 let lost = match &error {
                     ProcessError::UnknownConversation => true,
+                    // The log is at the next epoch, whatever is wrong with what took it there.
+                    ProcessError::Invalid(_) => true,
                     ProcessError::WrongEpoch { current, found } => found > current,
                     _ => false,
                 };
@@ -239,6 +243,9 @@ impl Core {
         step.notice(self.now, why.to_owned())?;
         step.write.creation(account, chat, None)?;
         self.end_group(&mut step, Standing::Left)?;
+        if let Some(group) = &mut step.group {
+            group.refused = true;
+        }
         step.events.push(self.group_changed(account, chat));
         self.finish(step)?;
         self.pump(account, chat)

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use fastchat_e2ee::{CertificateError, JoinError, Transaction};
+use fastchat_e2ee::{CertificateError, JoinError, Leaf, Transaction};
 use fastchat_wire::{AccountName, Code, ConversationId, MessageId, v1};
 use prost::Message as _;
 use v1::client_frame::Body as Ask;
@@ -23,6 +23,10 @@ use super::{
     authenticator,
 };
 
+/// Members that lost their place come back within so long for each of them.
+const COMING_BACK_MS: u64 = 150;
+/// Groups that wait for that.
+const UNJOINED: usize = 4_096;
 /// Groups that a device comes into at the same time, on the server's word that its account is a member.
 const JOINING_AT_ONCE: usize = 64;
 
@@ -34,7 +38,9 @@ impl Core {
             return self.stall(account);
         }
         let (number, chat) = self.group_chat(account, id);
-        if chat.peer != Peer::Group {
+        let carries = self.store.tables().conversations.get(&(account, id)).map(|row| row.chat);
+        if chat.peer != Peer::Group || carries.is_some_and(|carries| carries != number) {
+            tracing::warn!("the server names a group by the id of another conversation");
             return Ok(());
         }
         if self.group_row(account, number).is_some_and(|group| group.standing == Standing::Joining) {
@@ -42,16 +48,16 @@ impl Core {
         }
         // A group that we left, that is no more, or whose change was refused here comes back by an admin's Welcome only.
         // One without members is known from a backup.
-        let over = |group: &GroupRow| !group.is_current() && !group.members.is_empty();
+        let over = |group: &GroupRow| !group.is_current() && (group.refused || !group.members.is_empty());
         if self.group_row(account, number).is_some_and(over) {
             return Ok(());
         }
         let groups = self.store.tables().groups.range((account, 0)..=(account, u32::MAX));
         let coming = groups.filter(|(_, group)| group.standing == Standing::Joining && group.members.is_empty());
         if self.group_row(account, number).is_none() && coming.count() >= JOINING_AT_ONCE {
-            tracing::warn!(
-                "the server names more groups than are joined at once; the others come with the next session"
-            );
+            if let Some(live) = self.live.get_mut(&account).filter(|live| live.unjoined.len() < UNJOINED) {
+                live.unjoined.insert(id);
+            }
             return Ok(());
         }
         self.rejoin(account, number, id)
@@ -91,8 +97,15 @@ impl Core {
     /// After [`Core::lose_place`]: begins to come back.
     pub(in crate::core) fn place_lost(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
         fault::point("rejoin-begun");
+        // All members may have lost it by the same commit: not all come back in the same moment.
+        let members = self.group_row(account, chat).map_or(0, |group| group.members.len() as u64);
+        let id = self.chat_id(account, chat).parse::<ConversationId>();
+        let spread = COMING_BACK_MS * members.saturating_sub(1).min(40);
+        let wait = id.map_or(0, |id| self.dice(account, id) % spread.max(1));
+        let now = self.now;
         let work = self.work(account, chat);
         (work.handshaking, work.submitting) = (false, false);
+        work.retry_at = if wait > 0 { now + wait } else { 0 };
         self.pump(account, chat)
     }
 
@@ -109,6 +122,7 @@ impl Core {
                 created_at_ms: self.now,
                 epoch: 0,
                 authenticator: Vec::new(),
+                refused: false,
             },
         });
         step.conversation.closed = true;
@@ -138,7 +152,7 @@ impl Core {
 
     fn rejoin(&mut self, account: u32, number: u32, id: ConversationId) -> Result<(), Broken> {
         let (_, chat) = self.group_chat(account, id);
-        let known = self.store.tables().conversations.get(&(account, id)).cloned();
+        let known = self.store.tables().conversations.get(&(account, id)).filter(|row| row.chat == number).cloned();
         let conversation = known.unwrap_or_else(|| self.begun(account, number, id, 0));
         let mut step = Step::new(account, id, ConversationRow { closed: true, ..conversation }, chat, None);
         self.begin_rejoin(&mut step)?;
@@ -179,6 +193,7 @@ impl Core {
                 tracing::error!(%error, "the encryption state cannot be read");
                 return Err(StoreError::Damaged);
             }
+            Err(JoinError::Older { had, offered }) => return self.refuse_older(account, chat, id, (offered, had)),
             Err(JoinError::Member(CertificateError::OtherIdentity)) => {
                 let text = "this account is in the group under another identity than it has now: an admin has to remove \
                             it and add it again";
@@ -194,6 +209,12 @@ impl Core {
         let known = self.group_row(account, chat).map_or(0, |group| group.epoch);
         if prepared.epoch < known {
             return self.refuse_older(account, chat, id, (prepared.epoch, known));
+        }
+        if !self.vouches(account, chat, prepared.shown_by.as_ref()) {
+            // A member that is known here commits before long, at the latest when its keys are due.
+            let text = "the group's state is shown by somebody who is not known to be in it";
+            self.retry_later(account, chat, &v1::Failure::new(Code::Internal, text));
+            return Ok(());
         }
         let frame = v1::Handshake {
             conversation: id.to_wire(),
@@ -212,6 +233,14 @@ impl Core {
         self.commit(write, account, Vec::new())?;
         fault::point("rejoin-stored");
         self.send_handshake(account, chat, &row)
+    }
+
+    /// Whether whoever signed the shown state of a group is a member of it as far as this device knew it.
+    fn vouches(&self, account: u32, chat: u32, shown_by: Option<&Leaf>) -> bool {
+        let Some(group) = self.group_row(account, chat).filter(|group| !group.members.is_empty()) else { return true };
+        let Some(leaf) = shown_by else { return false };
+        let print = super::super::view::fingerprint_of(Some(&leaf.identity)).map(|print| print.0);
+        group.members.iter().any(|member| member.name.as_str() == leaf.account && Some(member.fingerprint) == print)
     }
 
     /// The server shows the group at an epoch that it has left behind: who was removed since would be in it again.
@@ -309,6 +338,9 @@ impl Core {
         }
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
+        if let Some(next) = self.live.get_mut(&account).and_then(|live| live.unjoined.pop_first()) {
+            self.take_unjoined(account, &v1::Unjoined { conversation: next.to_wire() })?;
+        }
         self.acknowledge(account, id);
         // A device of ours may be in it that is gone from the account.
         self.list_devices(account);
@@ -320,7 +352,9 @@ impl Core {
         let others = group.members.iter().filter(|member| !self.is_own_name(step.account, &member.name));
         let names: Vec<String> = others.map(|member| self.name_of(step.account, &member.name)).collect();
         let with = if names.is_empty() { String::new() } else { format!(", with {}", super::apply::listed(&names)) };
-        step.notice(self.now, format!("this device is in the group {} now{with}", group.name))?;
+        let name = &group.name;
+        let text = format!("the server says that this account is in the group {name}; this device is in it now{with}");
+        step.notice(self.now, text)?;
         Ok(())
     }
 

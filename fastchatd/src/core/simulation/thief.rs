@@ -24,7 +24,8 @@ impl World {
                 let mut tell = |store: &Store, which: &str| {
                     for seq in opened(store, found).into_iter().filter(|seq| *seq > removed && *seq <= again) {
                         let label = self.label(who);
-                        findings.push(format!("{label}, removed at {removed} from group {at}, opens {seq} with {which}"));
+                        findings
+                            .push(format!("{label}, removed at {removed} from group {at}, opens {seq} with {which}"));
                     }
                 };
                 tell(&self.core(who).store, "what it has");
