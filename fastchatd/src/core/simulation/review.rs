@@ -110,6 +110,12 @@ fn m5_siblings_messages_are_not_doubled_whoever_is_first() {
             let count = lines.iter().filter(|line| line.contains("says 1")).count();
             assert_eq!(count, 1, "{first} {who}: {lines:#?}");
         }
+        for who in [0, phone] {
+            world.write(who, Chat::Direct(1));
+            world.heal();
+        }
+        let lines = texts(&world, 1, Chat::Direct(0));
+        assert!(lines.iter().all(|line| !line.contains("missing")), "n2 {first}: {lines:#?}");
     }
 }
 
@@ -150,6 +156,9 @@ fn m2b_somebody_else_adds_while_we_claim() {
     world.heal();
     // Alice's claim is on its way to the server while bob's whole add happens.
     members(&mut world, 0, id, &["carol"], Request::AddGroupMembers);
+    world.server_takes(0);
+    world.client_takes(0);
+    assert_eq!(world.peers[0].to_server.len(), 1, "the claim");
     members(&mut world, 1, id, &["carol"], Request::AddGroupMembers);
     for _ in 0..20 {
         world.server_takes(1);
@@ -271,4 +280,87 @@ fn r15_who_leaves_is_out_in_the_end() {
     world.heal();
     world.heal();
     assert!(!world.look()[0].groups[&id].members.contains_key("bob"), "{:?} {:#?}", work(&world, 1), texts(&world, 1, Chat::Group(id)));
+}
+
+#[test]
+fn m8_a_group_under_the_id_of_a_direct_conversation_gets_no_messages_of_that() {
+    use fastchat_e2ee::{Change, GroupProfile, IdentityKey, PeerPackages, Transaction};
+    use fastchat_mls::PublicConversation;
+    use fastchat_wire::v1::{self, client_frame::Body as Ask, server_frame::Body as Said};
+    let mut world = quiet(3);
+    world.write(0, Chat::Direct(1));
+    world.heal();
+    let id = world.server.conversations[0].id;
+    let claim = Ask::ClaimKeyPackages(v1::ClaimKeyPackages { account: "alice".into() });
+    world.server.take(2, v1::ClientFrame { request: 9_999, body: Some(claim) });
+    let claimed = world.server.out.pop().unwrap().1.body.unwrap();
+    let Said::KeyPackages(claimed) = claimed else { panic!() };
+    let device = uuid::Uuid::from_slice(&claimed.packages[0].device).unwrap();
+    let packages = [(device, claimed.packages[0].key_package.as_ref())];
+    let identity = IdentityKey::from_der(&claimed.identity_key).unwrap();
+    let message = uuid::Uuid::now_v7();
+    let core = world.peers[2].core.take().unwrap();
+    let live = &core.live[&super::world::ACCOUNT];
+    let state = core.store.state(super::world::ACCOUNT);
+    let mut thief = Transaction::new(&state);
+    let created = thief.create_group(&live.device, id.0, &GroupProfile::new("ops", "", "carol")).unwrap();
+    let add = vec![PeerPackages { account: "alice", identity: &identity, packages: &packages }];
+    let change = Change { add, ..Change::default() };
+    let prepared = thief.commit(&live.identity, &live.device, id.0, message, &change).unwrap();
+    thief.merge_pending(id.0).unwrap();
+    let mut public = PublicConversation::open(id.0, &created.group_info).unwrap();
+    public.commit(message, &prepared.message, &prepared.group_info).unwrap();
+    let welcome = prepared.welcomes[0].clone();
+    let joining = v1::Joining {
+        conversation: id.to_wire(),
+        creator: "carol".into(),
+        creator_identity_key: live.identity.public().to_der().to_vec().into(),
+        welcome: Some(v1::Welcome {
+            device: claimed.packages[0].device.clone(),
+            welcome: welcome.welcome.into(),
+            join_key: welcome.join_key.into(),
+        }),
+        start_seq: 1_000,
+        ratchet_tree: public.ratchet_tree().unwrap().into(),
+        group: true,
+        ..v1::Joining::default()
+    };
+    world.server.say(0, Said::Joining(joining));
+    world.dispatch();
+    world.client_takes(0);
+    world.peers[0].to_server.clear();
+    world.write(0, Chat::Direct(1));
+    for frame in &world.peers[0].to_server {
+        let Some(Ask::Submit(submit)) = &frame.body else { continue };
+        for entry in &submit.entries {
+            let sent = uuid::Uuid::from_slice(&entry.message_id).unwrap();
+            let opened = thief.open(id.0, sent, &entry.payload);
+            assert!(opened.is_err(), "the thief reads what is for bob: {:?}", opened.map(|opened| opened.content.body.map(|body| match body { fastchat_e2ee::Body::Text(text) => text.text, _ => String::new() })));
+        }
+    }
+    drop(thief);
+    world.peers[2].core = Some(core);
+}
+
+#[test]
+fn n1_who_was_away_comes_back_though_somebody_new_was_last() {
+    let mut world = quiet(4);
+    let id = group(&mut world, &["bob", "carol"]);
+    // Everybody's first update is done; the next ones are due in a week.
+    world.now += 20 * 60_000;
+    world.heal();
+    world.heal();
+    world.disconnect(2);
+    members(&mut world, 0, id, &["dave"], Request::AddGroupMembers);
+    world.exchange();
+    world.now += 20 * 60_000;
+    world.step(3, crate::core::Input::Tick);
+    world.exchange();
+    let at = world.server.conversations.iter().position(|found| found.id == id).unwrap();
+    assert_eq!(world.server.conversations[at].log.last().unwrap().by, 3, "dave's first update");
+    world.server.conversations[at].expired_through = world.server.conversations[at].log.len() as u64;
+    world.heal();
+    world.write(2, Chat::Group(id));
+    world.heal();
+    assert!(has(&world, 0, Chat::Group(id), "carol.2 says"), "{:?} {:#?}", work(&world, 2), texts(&world, 2, Chat::Group(id)));
 }
