@@ -336,6 +336,8 @@ pub struct Joining {
     pub creator: AccountName,
     /// Its identity key at that time.
     pub creator_identity_key: Bytes,
+    /// With whom it made a direct conversation: the creator itself for one with its own devices; `None` for a group.
+    pub peer: Option<AccountName>,
     /// MLSMessage.
     pub welcome: Bytes,
     /// The friend key or join key; opaque.

@@ -100,6 +100,8 @@ impl Core {
         }
         if missing > 0 {
             step.notice(self.now, format!("the server left out {missing} entries here"))?;
+            // Or this device is an older copy of itself, and its keys were used before: it goes on with fresh ones.
+            step.lost = true;
         }
         step.conversation.cursor = entry.seq;
         let own = self.live.get(&account).is_some_and(|live| entry.device == live.device.id().as_bytes().as_slice());

@@ -66,6 +66,8 @@ async fn a_joining_stays_until_it_is_taken<S: Store>(store: &S) -> Result<(), St
     let joiner = state(two.device, 10).await?.unwrap_or_default();
     assert!(joiner.memberships.is_empty() && !joiner.more_joinings);
     let joining = joiner.joinings.first().cloned();
+    let peer = joining.as_ref().and_then(|joining| joining.peer.clone());
+    assert_eq!(peer.as_ref(), Some(&two.name), "with whom it was made, whoever asks");
     let shown = joining.map(|joining| (joining.start_seq, joining.membership.head, joining.creator_identity_key));
     assert_eq!(shown, Some((0, 2, "key of c.creator".into())));
     let creator = state(one.device, 10).await?.unwrap_or_default();
@@ -123,6 +125,10 @@ async fn changed_devices_close_direct_conversations<S: Store>(store: &S) -> Resu
     let made = store.create_direct(replacing).await?;
     let CreateDirect::Created { joinings, .. } = made else { unreachable!("{made:?}") };
     assert_eq!(joinings.len(), 3, "all other devices of both");
+    let told = joinings.iter().filter(|(_, joining)| joining.peer.as_ref() == Some(&two.name)).count();
+    assert_eq!(told, 3, "also the creator's own: with whom");
+    let waiting = store.device_state(third.device, 1).await?.unwrap_or_default().joinings;
+    assert_eq!(waiting.first().and_then(|joining| joining.peer.as_ref()), Some(&two.name));
     Ok(())
 }
 
@@ -173,6 +179,9 @@ async fn one_talks_with_oneself<S: Store>(store: &S) -> Result<(), StoreError> {
     let made = store.create_direct(own).await?;
     let CreateDirect::Created { membership, joinings, .. } = made else { unreachable!("{made:?}") };
     assert_eq!((membership.accounts, membership.others.len(), joinings.len()), (1, 0, 1));
+    assert_eq!(joinings.first().and_then(|(_, joining)| joining.peer.clone()).as_ref(), Some(&one.name));
+    let waiting = store.device_state(other.device, 1).await?.unwrap_or_default().joinings;
+    assert_eq!(waiting, joinings.into_iter().map(|(_, joining)| joining).collect::<Vec<_>>());
     assert_eq!(seqs(&store.append(append(id, &one, vec![entry("read")], 1)).await?), [1]);
     assert_eq!(super::payloads(store, id, &other, 0).await?, [(1, "read".into())]);
     let racing = store.create_direct(direct_of(&other, &one, &[&one])).await?;

@@ -131,8 +131,8 @@ fn insert(connection: &Connection, direct: &NewDirect, closed: Option<Conversati
         connection,
         &Joiners {
             conversation: direct.conversation,
-            group: false,
             creator: &direct.creator,
+            peer: Some(&direct.peer),
             welcomes: &direct.welcomes,
             epoch: direct.epoch,
             ratchet_tree: &direct.ratchet_tree,

@@ -153,7 +153,7 @@ fn append_one(connection: &Connection, append: &AppendHandshake) -> Result<Hands
     {
         return Ok(refusal);
     }
-    insert(connection, append, there.kind)
+    insert(connection, append)
 }
 
 fn is_blocked_by_peer(connection: &Connection, append: &AppendHandshake) -> Result<bool> {
@@ -178,7 +178,7 @@ fn refusal(connection: &Connection, append: &AppendHandshake, commit: &NewCommit
     Ok(None)
 }
 
-fn insert(connection: &Connection, append: &AppendHandshake, kind: ConversationKind) -> Result<HandshakeAppended> {
+fn insert(connection: &Connection, append: &AppendHandshake) -> Result<HandshakeAppended> {
     let (id, entry) = (append.conversation.as_bytes(), &append.entry);
     let sql = match append.commit {
         Some(_) => {
@@ -210,7 +210,7 @@ fn insert(connection: &Connection, append: &AppendHandshake, kind: ConversationK
         entry,
     };
     match &append.commit {
-        Some(commit) => apply(connection, append, commit, seq, kind, &mut new)?,
+        Some(commit) => apply(connection, append, commit, seq, &mut new)?,
         None => {
             let sql = "UPDATE public_state SET state = ?2 WHERE conversation = ?1";
             columns::execute(connection, sql, params![id, &append.state[..]])?;
@@ -227,7 +227,6 @@ fn apply(
     append: &AppendHandshake,
     commit: &NewCommit,
     seq: u64,
-    kind: ConversationKind,
     new: &mut NewHandshake,
 ) -> Result<()> {
     let (conversation, id) = (append.conversation, append.conversation.as_bytes());
@@ -263,8 +262,8 @@ fn apply(
         connection,
         &Joiners {
             conversation,
-            group: kind == ConversationKind::Group,
             creator: &append.account,
+            peer: None,
             welcomes: &commit.welcomes,
             epoch: append.entry.epoch + 1,
             ratchet_tree: &commit.ratchet_tree,

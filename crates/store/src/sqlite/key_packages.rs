@@ -9,6 +9,11 @@ use rusqlite::{Connection, Result, params};
 use super::{SqliteStore, accounts, columns, devices};
 use crate::{Claim, Claimed, KeyPackages, Outcome};
 
+/// Also a conversation that was closed counts: they knew each other.
+pub(super) const ACQUAINTED: &str = "SELECT 1 FROM conversation WHERE kind = 1 AND low = ?1 AND high = ?2
+    UNION ALL SELECT 1 FROM roster a JOIN roster b ON a.conversation = b.conversation
+    WHERE a.account = ?1 AND b.account = ?2 LIMIT 1";
+
 impl KeyPackages for SqliteStore {
     fn publish_key_packages(
         &self,
@@ -44,11 +49,7 @@ impl KeyPackages for SqliteStore {
     fn are_acquainted(&self, one: AccountName, other: AccountName) -> impl Outcome<bool> {
         self.read(move |connection| {
             let (low, high) = if one < other { (&one, &other) } else { (&other, &one) };
-            // Also a conversation that was closed: they knew each other.
-            let sql = "SELECT 1 FROM conversation WHERE kind = 1 AND low = ?1 AND high = ?2
-                       UNION ALL SELECT 1 FROM roster a JOIN roster b ON a.conversation = b.conversation
-                       WHERE a.account = ?1 AND b.account = ?2 LIMIT 1";
-            Ok(columns::first(connection, sql, [low.as_str(), high.as_str()], |_| Ok(()))?.is_some())
+            Ok(columns::first(connection, ACQUAINTED, [low.as_str(), high.as_str()], |_| Ok(()))?.is_some())
         })
     }
 }

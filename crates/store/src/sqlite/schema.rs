@@ -133,6 +133,8 @@ ALTER TABLE conversation ADD COLUMN pending INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE conversation ADD COLUMN accounts INTEGER NOT NULL DEFAULT 2;
 DROP INDEX conversation_of_pair;
 CREATE UNIQUE INDEX conversation_of_pair ON conversation (low, high) WHERE kind = 1 AND closed_by IS NULL;
+-- Who knows whom, also by one that was replaced.
+CREATE INDEX conversation_of_acquaintances ON conversation (low, high) WHERE kind = 1;
 CREATE INDEX conversation_by_high ON conversation (high) WHERE kind = 1 AND closed_by IS NULL;
 -- Conversations of version 1 have no public state: they are made anew.
 UPDATE conversation SET abandoned = 1 WHERE closed_by IS NULL;

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use rusqlite::Connection;
 
-use super::{SqliteStore, database_path, schema};
+use super::{SqliteStore, database_path, key_packages, schema};
 use crate::{
     Accounts, Append, Appended, Conversations, Cursors, Devices, Log, OpenError, Store, StoreError, TokenHash,
     conformance,
@@ -189,4 +189,18 @@ async fn no_tree_is_left_when_nobody_has_a_welcome_to_take() {
     let trees = store
         .read(|connection| connection.query_row("SELECT count(*) FROM welcome_tree", [], |row| row.get::<_, u32>(0)));
     assert!(trees.await.unwrap() > 0, "the suite leaves some that are waited for");
+}
+
+#[tokio::test]
+async fn who_knows_whom_is_found_without_reading_everybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let plan = store.read(|connection| {
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {}", key_packages::ACQUAINTED))?;
+        let steps = statement.query_map(["a", "b"], |row| row.get::<_, String>("detail"))?;
+        steps.collect::<Result<Vec<_>, _>>()
+    });
+    let plan = plan.await.unwrap();
+    assert!(plan.iter().any(|step| step.starts_with("SEARCH conversation")), "{plan:?}");
+    assert!(plan.iter().all(|step| !step.starts_with("SCAN")), "{plan:?}");
 }

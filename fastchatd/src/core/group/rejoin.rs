@@ -325,8 +325,6 @@ impl Core {
         (conversation.closed, conversation.cursor, conversation.epoch) = (false, seq, applied.epoch);
         conversation.sent_counter = 0;
         conversation.update_at_ms = self.next_update(account, id);
-        self.unseal(&mut step)?;
-        step.conversation.sent_counter = 0;
         step.events.push(self.group_changed(account, chat));
         step.events.push(fastchat_ipc::EventKind::ChatChanged { chat: step.chat.id.clone() });
         let news = step.news;
@@ -338,6 +336,8 @@ impl Core {
         }
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
+        // Messages of ours may stand in what was passed over: the server says so when they come again.
+        work.accepted.clear();
         if let Some(next) = self.live.get_mut(&account).and_then(|live| live.unjoined.pop_first()) {
             self.take_unjoined(account, &v1::Unjoined { conversation: next.to_wire() })?;
         }

@@ -212,6 +212,9 @@ impl World {
         if matches!(chat, Chat::Direct(_)) && nothing_lost && strictness == Strictness::Whole && sent > 0 {
             say(format!("{sent} messages are not known to be delivered"));
         }
+        // What it found in the log without having followed it there stands where it was found.
+        let followed = |id: &&str| strictness == Strictness::Whole || by.get(*id) != Some(&who);
+        let texts: Vec<&str> = texts.iter().copied().filter(followed).collect();
         self.judge_order(chat, &texts, &by, &due, &mut say);
         let anybody_set_back = self.peers.iter().any(|peer| peer.restored);
         for line in shown.lines.iter().filter(|_| strictness == Strictness::Whole && !anybody_set_back) {

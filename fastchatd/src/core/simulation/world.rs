@@ -28,6 +28,8 @@ pub(super) const NAMES: [&str; 8] = ["alice", "bob", "carol", "dave", "erin", "f
 pub(super) const ACCOUNT: u32 = 1;
 /// Decisions that a failure shows.
 const SHOWN: usize = 40;
+/// When it begins: far enough from zero that nothing looks as if it had just been done.
+const START_MS: u64 = 1_800_000_000_000;
 const ROOT: [u8; 32] = [9; 32];
 
 /// A daemon, which is one device of a user, and its connection.
@@ -114,7 +116,7 @@ impl World {
         let mut world = Self {
             seed,
             random: StdRng::seed_from_u64(seed),
-            now: 1_000_000,
+            now: START_MS,
             server: Server::new(seed),
             peers: Vec::new(),
             written: Vec::new(),
@@ -137,7 +139,7 @@ impl World {
         if self.decisions.len() == SHOWN {
             self.decisions.pop_front();
         }
-        let decision = format!("{:>9} {}", self.now, decision());
+        let decision = format!("{:>9} {}", self.now - START_MS, decision());
         if std::env::var_os("FASTCHAT_TRACE").is_some() {
             eprintln!("{decision}");
         }
@@ -357,7 +359,7 @@ impl World {
     pub(super) fn server_takes(&mut self, who: usize) {
         let Some(frame) = self.peers[who].to_server.pop_front() else { return };
         if std::env::var_os("FASTCHAT_TRACE").is_some() && frame.request > 0 {
-            eprintln!("{:>9}     {who} asks {}", self.now, self.server.shown_ask(&frame));
+            eprintln!("{:>9}     {who} asks {}", self.now - START_MS, self.server.shown_ask(&frame));
         }
         self.server.now = self.now;
         self.server.take(who, frame);
@@ -379,7 +381,7 @@ impl World {
         }
         let Some(frame) = self.peers[who].to_client.pop_front() else { return };
         if std::env::var_os("FASTCHAT_TRACE").is_some() {
-            eprintln!("{:>9}     {who} gets {}", self.now, self.server.shown(&frame));
+            eprintln!("{:>9}     {who} gets {}", self.now - START_MS, self.server.shown(&frame));
         }
         if let (0, Some(Said::Failure(_))) = (frame.request, &frame.body) {
             self.peers[who].up = None;

@@ -94,6 +94,7 @@ impl World {
         Joining {
             creator: account(conversation.creator),
             creator_identity_key: Bytes::new(),
+            peer: None,
             welcome: Bytes::new(),
             join_key: Bytes::new(),
             ratchet_tree: Bytes::new(),
