@@ -95,6 +95,14 @@ impl Failure {
         self
     }
 
+    /// What kind of failure, as the API or `--json` names it.
+    pub(crate) fn code(&self) -> &str {
+        match self {
+            Self::ReaderGone => "",
+            Self::Failed(report) => &report.code,
+        }
+    }
+
     /// Prints it on stderr and tells the exit code.
     pub(crate) fn report(&self, as_json: bool) -> Exit {
         let Self::Failed(report) = self else { return Exit::Ok };

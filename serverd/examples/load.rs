@@ -1,9 +1,9 @@
 //! Load on a server over the raw protocol, with opaque payloads: durable messages per second with their latencies,
-//! and with `--idle N` the server's memory per idle connection.
+//! with `--idle N` the server's memory per idle connection, with `--group N` how long commits take in a group of N.
 //!
-//! Usage: `load ADDRESS [--pairs 50] [--messages 200] [--idle N --pid PID]`, against a server whose limits allow it:
-//! `bcrypt_cost = 4`, and `connections_per_ip`, `logins_per_ip_per_minute`, `registrations_per_ip_per_hour` and
-//! `entries_per_second` high.
+//! Usage: `load ADDRESS [--pairs 50] [--messages 200] [--idle N --pid PID] [--group N]`, against a server whose limits
+//! allow it: `bcrypt_cost = 4`, and `connections_per_ip`, `logins_per_ip_per_minute`, `registrations_per_ip_per_hour`,
+//! `entries_per_second` and `handshakes_at_once` high.
 //!
 //! **Invariant**: a message counts when its Accepted has come.
 
@@ -12,6 +12,9 @@
 #[path = "../tests/server/client.rs"]
 #[expect(dead_code, reason = "made for the tests; not all of it is used here")]
 mod client;
+#[path = "../tests/server/mls.rs"]
+#[expect(dead_code, reason = "made for the tests; not all of it is used here")]
+mod mls;
 
 use std::{
     env, fs,
@@ -25,7 +28,10 @@ use fastchat_wire::{
     v1::{self, server_frame::Body},
 };
 
-use crate::client::{Client, entry, submit};
+use crate::{
+    client::{Client, entry, submit},
+    mls::Change,
+};
 
 #[tokio::main(flavor = "multi_thread")]
 async fn main() {
@@ -40,16 +46,19 @@ async fn main() {
     if idle > 0 {
         return idle_connections(address, run, idle, option("--pid", 0)).await;
     }
+    let members = option("--group", 0);
+    if members > 0 {
+        return commits(address, run, members).await;
+    }
     durable_messages(address, run, option("--pairs", 50), option("--messages", 200)).await;
 }
 
 async fn durable_messages(address: SocketAddr, run: u32, pairs: usize, messages: usize) {
     let mut ready = Vec::new();
     for pair in 0..pairs {
-        let (mut one, _) = Client::register(address, &format!("l{run}.{pair}.a")).await;
-        let peer = format!("l{run}.{pair}.b");
-        let (two, two_device) = Client::register(address, &peer).await;
-        let Body::Direct(direct) = one.create(&peer, two_device.id, Bytes::new()).await else {
+        let (mut one, one_device) = Client::register(address, &format!("l{run}.{pair}.a")).await;
+        let (two, two_device) = Client::register(address, &format!("l{run}.{pair}.b")).await;
+        let Body::Direct(direct) = one.create(&one_device, &[&two_device], Bytes::new()).await else {
             panic!("no conversation")
         };
         ready.push((one, two, direct.conversation));
@@ -126,4 +135,42 @@ async fn idle_connections(address: SocketAddr, run: u32, count: usize, pid: usiz
     let after = resident();
     let each = (after.saturating_sub(before)) as f64 / count as f64;
     println!("{count} idle connections: {before} KiB before, {after} KiB with them, {each:.1} KiB each");
+}
+
+/// Members added in batches, then self-updates: from Handshake to Accepted.
+async fn commits(address: SocketAddr, run: u32, members: usize) {
+    const BATCH: usize = 250;
+    const UPDATES: usize = 10;
+    let (mut admin, own) = Client::register(address, &format!("g{run}")).await;
+    let mut devices = Vec::new();
+    for number in 1..members {
+        devices.push(Client::register(address, &format!("g{run}.{number}")).await.1);
+    }
+    let mut group = admin.create_group(&own, "many").await;
+    for batch in devices.chunks(BATCH) {
+        let mut handshake = group.commit(&own, &Change { add: batch.iter().collect(), ..Change::default() });
+        // The server takes anything for a Welcome; the whole one, for everybody, would be too large.
+        handshake.welcomes.iter_mut().for_each(|welcome| welcome.welcome = Bytes::from(vec![0; 2_048]));
+        let (bytes, began) = (handshake.message.len(), Instant::now());
+        admin.commit(handshake).await;
+        println!("{} added: commit of {bytes} B accepted in {:.1?}", batch.len(), began.elapsed());
+        group.merge(&own);
+    }
+    let mut times = Vec::new();
+    for _ in 0..UPDATES {
+        let handshake = group.commit(&own, &Change::default());
+        let (bytes, began) = (handshake.message.len(), Instant::now());
+        admin.commit(handshake).await;
+        times.push((began.elapsed(), bytes));
+        group.merge(&own);
+    }
+    times.sort_unstable();
+    let (median, bytes) = times[UPDATES / 2];
+    println!("{members} members: a self-update of {bytes} B accepted in {median:.1?} (median of {UPDATES})");
+    let began = Instant::now();
+    let fetch = v1::FetchGroup { conversation: group.conversation.to_wire() };
+    let Body::GroupState(state) = admin.ask(v1::client_frame::Body::FetchGroup(fetch)).await else {
+        panic!("no state")
+    };
+    println!("state of {} B fetched in {:.1?}", state.ratchet_tree.len(), began.elapsed());
 }

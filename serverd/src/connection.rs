@@ -17,7 +17,7 @@ use fastchat_store::Store;
 use fastchat_wire::{AccountName, Code, DeviceId, v1};
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::{AbortHandle, JoinHandle},
     time::{Instant, sleep_until},
 };
@@ -61,6 +61,8 @@ pub struct Services<S> {
     pub passwords: Passwords,
     /// Checks of handshakes.
     pub checks: Checks,
+    /// Places for large frames that are being read.
+    pub large_frames: Arc<Semaphore>,
     /// Counts the messages put into link mailboxes, for those who wait for one.
     pub links: watch::Sender<u64>,
     /// Configuration and certificate.
@@ -222,7 +224,7 @@ fn write_outgoing(connection: &mut Established, first: Option<Outgoing>) -> Opti
     let mut next = first;
     loop {
         match next {
-            Some(Outgoing::Frame(frame)) => connection.stream.push(&frame),
+            Some(Outgoing::Frames(frames)) => frames.iter().for_each(|frame| connection.stream.push(frame)),
             Some(Outgoing::Last(frame)) => {
                 connection.stream.push(&frame);
                 return Some(None);
@@ -247,6 +249,7 @@ fn bad_frame(error: &ReadError) -> Option<v1::Failure> {
             Some(v1::Failure::new(Code::TooLarge, error.to_string()))
         }
         ReadError::Frame(error) => Some(v1::Failure::new(Code::BadFrame, error.to_string())),
+        ReadError::Late => Some(v1::Failure::new(Code::TimedOut, error.to_string())),
         ReadError::Budget => Some(v1::Failure::new(Code::TooLarge, "too many bytes before a session")),
         ReadError::Io(_) | ReadError::Truncated => None,
     }

@@ -48,7 +48,8 @@ pub struct Core {
     cursors: CursorMoves,
     /// Sessions that want the joinings which did not fit, once the store knows which are settled.
     want_joinings: BTreeSet<SessionId>,
-    /// Commits, new conversations and changes of devices so far: a session that saw none while it loaded need not look again.
+    /// Commits, new conversations and changes of devices so far: a session that saw none while it loaded need not look
+    /// again.
     changes: u64,
     draining: bool,
     now_ms: u64,

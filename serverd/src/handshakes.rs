@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::core::frames;
 
 /// Checks that wait for a core before the server says that it has too much to do.
-const WAITING_PER_CORE: usize = 64;
+const WAITING_PER_CORE: usize = 16;
 /// How long somebody waits who finds too many waiting.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The most bytes of a tree and a GroupInfo, which a joiner must get in one frame.
@@ -257,7 +257,7 @@ fn failure(conversation: ConversationId, error: &HandshakeError) -> v1::Failure 
         HandshakeError::ProposalsPending => (Code::ProposalsPending, 0),
         HandshakeError::Full => (Code::GroupFull, 0),
         HandshakeError::Damaged => {
-            tracing::error!(%conversation, "the public state of a conversation is damaged: its members must make it anew");
+            tracing::error!(%conversation, "a conversation's public state is damaged: its members must make it anew");
             (Code::Internal, 0)
         }
     };

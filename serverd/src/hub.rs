@@ -30,14 +30,14 @@ use crate::{
 const INBOX: usize = 4_096;
 /// Events taken at once.
 const AT_ONCE: usize = 128;
-/// Frames that wait for one connection. Windows keep what is sent below it, unless the device stops reading.
+/// Batches of frames that wait for one connection. Windows keep what is sent below it, unless the device stops reading.
 const OUTBOX: usize = 2_048;
 
 /// What a connection writes next.
 #[derive(Debug)]
 pub enum Outgoing {
-    /// A frame.
-    Frame(Box<v1::ServerFrame>),
+    /// Frames. A session's beginning comes as one, however many conversations it has.
+    Frames(Vec<v1::ServerFrame>),
     /// A frame, and then the end.
     Last(Box<v1::ServerFrame>),
 }
@@ -194,16 +194,24 @@ impl<S: Store> Task<S> {
     fn step(&mut self, event: Event) {
         let mut actions: VecDeque<Action> = self.core.step(clock::now_ms(), event).into();
         while let Some(action) = actions.pop_front() {
-            if let Some(lost) = self.perform(action) {
+            let lost = match action {
+                Action::Send(session, frame) => self.send(session, *frame, &mut actions),
+                other => {
+                    self.perform(other);
+                    None
+                }
+            };
+            if let Some(lost) = lost {
                 actions.extend(self.core.step(clock::now_ms(), Event::Closed(lost)));
             }
         }
     }
 
-    /// Carries out an action; answers a session that was lost by it.
-    fn perform(&mut self, action: Action) -> Option<SessionId> {
+    /// Carries out an action.
+    fn perform(&mut self, action: Action) {
         match action {
-            Action::Send(session, frame) => return self.send(session, frame),
+            // Goes out with those that follow it: see `step`.
+            Action::Send(..) => {}
             Action::Close(session, last) => {
                 if let Some(outbox) = self.outboxes.remove(&session) {
                     let _ = outbox.try_send(Outgoing::Last(last));
@@ -235,11 +243,22 @@ impl<S: Store> Task<S> {
                 self.start(async move { Event::CursorsSaved { saved: log_failure(saved.await) } });
             }
         }
-        None
     }
 
-    fn send(&mut self, session: SessionId, frame: Box<v1::ServerFrame>) -> Option<SessionId> {
-        let sent = self.outboxes.get(&session)?.try_send(Outgoing::Frame(frame));
+    /// Sends a frame and those for the same session that come right after it; answers the session if it was lost.
+    fn send(
+        &mut self,
+        session: SessionId,
+        frame: v1::ServerFrame,
+        actions: &mut VecDeque<Action>,
+    ) -> Option<SessionId> {
+        let mut frames = vec![frame];
+        while matches!(actions.front(), Some(Action::Send(other, _)) if *other == session) {
+            if let Some(Action::Send(_, frame)) = actions.pop_front() {
+                frames.push(*frame);
+            }
+        }
+        let sent = self.outboxes.get(&session)?.try_send(Outgoing::Frames(frames));
         if sent.is_ok() {
             return None;
         }
@@ -280,3 +299,6 @@ async fn tick(interval: &mut Option<Interval>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,11 @@ use anyhow::Context;
 use fastchat_service::lifecycle::{self, Request, Signals};
 use fastchat_store::{Accounts, Log, SqliteStore, Store};
 use fastchat_wire::{AddressError, Link, ServerAddress};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,6 +36,8 @@ use crate::{
     rates::{Origin, Rates},
 };
 
+/// Frames of more than 1 MiB that are read at a time, over all connections.
+const LARGE_FRAMES: usize = 32;
 /// How often old entries are looked for, and how many go in one transaction.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(3_600);
 const EXPIRY_BATCH: u32 = 1_000;
@@ -163,6 +169,7 @@ impl Server {
             rates: Rates::start(),
             passwords,
             checks: Checks::default(),
+            large_frames: Arc::new(Semaphore::new(LARGE_FRAMES)),
             links: watch::Sender::new(0),
             live: watched.clone(),
             stopping: stopping.clone(),

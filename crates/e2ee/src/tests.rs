@@ -12,6 +12,7 @@ mod hostile;
 mod identity;
 mod linking;
 mod messages;
+mod model;
 mod own_devices;
 mod password;
 mod people;

@@ -101,6 +101,9 @@ pub fn judge(
 ) -> Result<Effect, Refusal> {
     let before = Roster::of(group, leaving)?;
     let parts = Parts::of(group, sender, staged)?;
+    if !parts.removed.is_disjoint(&parts.left) {
+        return Err(Refusal::not_allowed("the commit removes a device that leaves by its own proposal"));
+    }
     match &before.profile {
         None => direct(&before, parts),
         Some(profile) if profile.deleted => Err(Refusal::not_allowed("the group was deleted")),
@@ -270,6 +273,10 @@ impl Case<'_> {
                 continue;
             }
             self.require_admin("adds others")?;
+            // A joiner sees the profile of afterwards alone, and believes an admin's Welcome.
+            if self.parts.profile.as_ref().is_some_and(|profile| !profile.is_admin(&self.parts.committer.account)) {
+                return Err(Refusal::not_allowed("who adds others does not step down in the same commit"));
+            }
             if members.contains(leaf.account.as_str()) {
                 return Err(Refusal::not_allowed("only a device of the same account adds further devices to it"));
             }

@@ -1,7 +1,8 @@
 //! The FastChat server's storage: what a backend must do (traits), the suite that proves it, and the SQLite backend.
 //!
-//! One trait per concern ([`Accounts`], [`Devices`], [`KeyPackages`], [`Conversations`], [`Handshakes`],
-//! [`Log`], [`Cursors`], [`Blocks`], [`Links`], [`Invites`]); [`Store`] is all of them. A backend passes the `conformance` suite before it is used.
+//! One trait per concern ([`Accounts`], [`Devices`], [`KeyPackages`], [`Conversations`], [`Handshakes`], [`Log`],
+//! [`Cursors`], [`Blocks`], [`Links`], [`Invites`]); [`Store`] is all of them. A backend passes the `conformance` suite
+//! before it is used.
 //!
 //! **Invariant**: when a writing call answers `Ok`, what it did survives a power cut.
 
@@ -18,8 +19,8 @@ pub use records::{
     CreateAccount, CreateDirect, CreateGroup, CursorMove, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession,
     DeviceState, Entry, GrantHash, HandshakeAppended, HandshakeState, Invite, InviteHash, Joining, Kdf, Kind,
     KnownEntry, LinkMailbox, LinkPosted, Membership, NewAccount, NewCommit, NewDevice, NewDirect, NewEntry, NewGroup,
-    NewHandshake, NewInvite, NewLeaf, NewWelcome, OtherDevice, Page, PageBounds, RotateIdentity, TELLING_ACCOUNTS,
-    TokenHash,
+    NewHandshake, NewInvite, NewLeaf, NewWelcome, OFFER_LIFE_MS, OtherDevice, Page, PageBounds, Published,
+    RotateIdentity, TELLING_ACCOUNTS, TokenHash,
 };
 pub use sqlite::SqliteStore;
 pub use traits::{

@@ -1,16 +1,19 @@
 //! `backup`: an encrypted file with the account's identity, contacts and history.
 //!
-//! **Invariant**: the daemon reads and writes the file; only its path and the passphrase go there.
+//! **Invariant**: what is encrypted is the daemon's business alone; here a file is moved or copied as it is.
 
-use std::path::{Path, PathBuf};
+mod place;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use fastchat_ipc::{BackupFile, BackupInfo, method};
+use fastchat_ipc::{BackupFile, BackupInfo, Client, Method, method};
 use zeroize::Zeroize;
 
+use self::place::{Staged, Target};
 use crate::commands::Outcome;
-use crate::daemon::{Context, call};
+use crate::daemon::{Answer, Context, call};
 use crate::failure::{Exit, Failure};
 use crate::local_time::Clock;
 use crate::output::{BOLD, counted};
@@ -69,30 +72,37 @@ impl Backup {
 
 impl File {
     async fn create(self, context: &Context) -> Outcome {
+        let target = Target::new(&self.file)?;
         let mut client = context.connect().await?;
-        let mut request = self.request(true, context)?;
+        let mut request = fastchat_ipc::Backup {
+            account: context.account.clone(),
+            path: target.path.clone(),
+            passphrase: self.passphrase(true, context)?,
+        };
         client.set_deadline(context.timeout.unwrap_or(BACKUP));
-        let answer = call::<method::CreateBackup>(&mut client, &request).await;
+        let answer = create(&mut client, &mut request, &target).await;
         request.passphrase.zeroize();
-        let answer = answer?;
+        let mut answer = answer?;
         if context.out.json {
+            answer.raw["path"] = target.path.into();
             context.out.json(&answer.raw)?;
         } else {
-            let path = safe_text::line(&answer.value.path);
+            let path = safe_text::line(&target.path);
             context.out.done(format!("backup written to {BOLD}{path}{BOLD:#}\n{}", described(&answer.value)))?;
         }
         Ok(Exit::Ok)
     }
 
     async fn verify(self, context: &Context) -> Outcome {
+        let path = place::readable(&self.file)?;
         let mut client = context.connect().await?;
-        let asked = self.request(false, context)?;
-        let mut request = BackupFile { path: asked.path, passphrase: asked.passphrase };
+        let mut request = BackupFile { path: path.clone(), passphrase: self.passphrase(false, context)? };
         client.set_deadline(context.timeout.unwrap_or(BACKUP));
-        let answer = call::<method::VerifyBackup>(&mut client, &request).await;
+        let answer = reach::<method::VerifyBackup>(&mut client, &mut request, |request| &mut request.path).await;
         request.passphrase.zeroize();
-        let answer = answer?;
+        let mut answer = answer?;
         if context.out.json {
+            answer.raw["path"] = path.into();
             context.out.json(&answer.raw)?;
         } else {
             context.out.text(format!("the backup is whole\n{}", described(&answer.value)))?;
@@ -101,13 +111,16 @@ impl File {
     }
 
     async fn restore(self, context: &Context) -> Outcome {
+        let path = place::readable(&self.file)?;
         let mut client = context.connect().await?;
-        let mut request = self.request(false, context)?;
+        let passphrase = self.passphrase(false, context)?;
+        let mut request = fastchat_ipc::Backup { account: context.account.clone(), path: path.clone(), passphrase };
         client.set_deadline(context.timeout.unwrap_or(BACKUP));
-        let answer = call::<method::RestoreBackup>(&mut client, &request).await;
+        let answer = reach::<method::RestoreBackup>(&mut client, &mut request, |request| &mut request.path).await;
         request.passphrase.zeroize();
-        let answer = answer?;
+        let mut answer = answer?;
         if context.out.json {
+            answer.raw["backup"]["path"] = path.into();
             context.out.json(&answer.raw)?;
         } else {
             let new = &answer.value;
@@ -117,24 +130,55 @@ impl File {
         Ok(Exit::Ok)
     }
 
-    fn request(&self, is_new: bool, context: &Context) -> Result<fastchat_ipc::Backup, Failure> {
-        let path = absolute(&self.file)?;
+    fn passphrase(&self, is_new: bool, context: &Context) -> Result<String, Failure> {
         let source = Source {
             what: "passphrase",
             stdin: self.passphrase_stdin,
             file: self.passphrase_file.clone(),
             ways: "`--passphrase-stdin` or `--passphrase-file FILE`",
         };
-        let passphrase = source.obtain("Passphrase of the backup: ", is_new, context.out)?.to_string();
-        Ok(fastchat_ipc::Backup { account: context.account.clone(), path, passphrase })
+        Ok(source.obtain("Passphrase of the backup: ", is_new, context.out)?.to_string())
     }
 }
 
-/// The path as the daemon, which is in another directory, finds it.
-fn absolute(path: &Path) -> Result<String, Failure> {
-    let wrong = |why: &str| Failure::usage(format!("{} cannot be named to the daemon: {why}", path.display()));
-    let whole = std::path::absolute(path).map_err(|error| wrong(&error.to_string()))?;
-    whole.into_os_string().into_string().map_err(|_| wrong("its path is not UTF-8 text").next("choose another name"))
+/// Has the backup written into the daemon's directory and takes it from there; where that cannot be, has it written to
+/// its place at once.
+async fn create(
+    client: &mut Client,
+    request: &mut fastchat_ipc::Backup,
+    target: &Target,
+) -> Result<Answer<BackupInfo>, Failure> {
+    if let Some(staged) = Staged::new() {
+        request.path.clone_from(&staged.path);
+        match call::<method::CreateBackup>(client, request).await {
+            Ok(answer) => return target.take(&staged).map(|()| answer),
+            // Its directory may be another one, where it may write no more than it may elsewhere.
+            Err(error) if !["not_found", "refused", "internal"].contains(&error.code()) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    request.path.clone_from(&target.path);
+    let answer = call::<method::CreateBackup>(client, request).await?;
+    target.check().map(|()| answer)
+}
+
+/// Calls `M` with the file; once more with a copy in the daemon's directory when the daemon does not see the file.
+async fn reach<M: Method>(
+    client: &mut Client,
+    request: &mut M::Params,
+    path: impl Fn(&mut M::Params) -> &mut String,
+) -> Result<Answer<M::Result>, Failure> {
+    match call::<M>(client, request).await {
+        Err(error) if error.code() == "not_found" => {
+            let Some(staged) = Staged::new() else { return Err(error) };
+            if staged.copy_of(path(request)).is_err() {
+                return Err(error);
+            }
+            path(request).clone_from(&staged.path);
+            call::<M>(client, request).await
+        }
+        outcome => outcome,
+    }
 }
 
 fn described(backup: &BackupInfo) -> String {
@@ -166,12 +210,5 @@ mod tests {
     fn a_size_reads_well() {
         let sizes = [0, 1023, 1024, 14_000, 3_355_444].map(size);
         assert_eq!(sizes, ["0 B", "1023 B", "1 KiB", "14 KiB", "3.2 MiB"]);
-    }
-
-    #[test]
-    fn the_daemon_gets_an_absolute_path() {
-        let path = absolute(Path::new("x.backup")).unwrap();
-        assert_eq!(path, std::env::current_dir().unwrap().join("x.backup").display().to_string());
-        assert_eq!(absolute(Path::new("/x/y")).ok(), Some("/x/y".to_owned()));
     }
 }

@@ -84,13 +84,35 @@ fn a_link_that_nobody_takes_ends() {
     assert!(stdout(&output).contains("begin anew"), "{}", stdout(&output));
 }
 
+/// A daemon that sees the files in `seen` alone, and writes what it is asked for there.
+fn with_files(seen: &'static str) -> FakeDaemon {
+    FakeDaemon::start(move |method, params| {
+        let path = params["path"].as_str().unwrap_or_default();
+        match method {
+            "backup.create" if path.contains(seen) => fs::write(path, "the backup").unwrap(),
+            "backup.create" => return failed("refused", "the file system is read-only"),
+            "backup.verify" | "backup.restore" if !path.contains(seen) => {
+                return failed("not_found", "there is no such file");
+            }
+            "backup.verify" | "backup.restore" => assert_eq!(fs::read_to_string(path).unwrap(), "the backup"),
+            _ => {}
+        }
+        Reply::Result(result(method))
+    })
+}
+
+/// `backup VERB FILE` in the test's directory, with the passphrase on stdin.
+fn backup(daemon: &FakeDaemon, verb: &str, file: &str) -> std::process::Output {
+    let mut ctl = daemon.ctl(&["backup", verb, file, "--passphrase-stdin"]);
+    ctl.current_dir(daemon.path("")).env("XDG_DATA_HOME", daemon.path("data"));
+    run_with_input(ctl, b"open sesame\n")
+}
+
 #[test]
-fn a_backup_goes_by_its_absolute_path_and_its_passphrase_comes_from_stdin_or_a_file() {
-    let daemon = daemon();
+fn a_backup_goes_by_its_absolute_path_where_the_daemon_has_no_directory_of_the_usual_name() {
+    let daemon = with_files("/a.backup");
     for (verb, method) in [("create", "backup.create"), ("verify", "backup.verify"), ("restore", "backup.restore")] {
-        let mut ctl = daemon.ctl(&["backup", verb, "a.backup", "--passphrase-stdin"]);
-        ctl.current_dir(daemon.path(""));
-        let output = run_with_input(ctl, b"open sesame\n");
+        let output = backup(&daemon, verb, "a.backup");
         assert!(output.status.success(), "{verb}: {}", stderr(&output));
         assert!(stdout(&output).contains("1 contact, 2 chats, 3 messages"), "{}", stdout(&output));
         let asked = daemon.asked_for(method);
@@ -98,11 +120,46 @@ fn a_backup_goes_by_its_absolute_path_and_its_passphrase_comes_from_stdin_or_a_f
         let path = asked["path"].as_str().unwrap();
         assert!(path.starts_with('/') && path.ends_with("/a.backup"), "{path}");
     }
+}
+
+#[test]
+fn a_backup_comes_through_the_sandbox_of_the_daemon_and_leaves_nothing_there() {
+    let daemon = with_files("/data/fastchat/");
+    fs::create_dir_all(daemon.path("data/fastchat")).unwrap();
+    for verb in ["create", "verify", "restore"] {
+        let output = backup(&daemon, verb, "a.backup");
+        assert!(output.status.success(), "{verb}: {}", stderr(&output));
+        assert_eq!(fs::read_to_string(daemon.path("a.backup")).unwrap(), "the backup");
+        assert_eq!(fs::read_dir(daemon.path("data/fastchat/staging")).unwrap().count(), 0, "{verb}");
+    }
+}
+
+#[test]
+fn a_backup_overwrites_nothing_and_a_place_that_is_none_is_told_before_the_passphrase() {
+    let daemon = with_files("/a.backup");
+    fs::write(daemon.path("a.backup"), "older").unwrap();
+    for (verb, file) in [("create", "a.backup"), ("create", "none/b.backup"), ("verify", "b.backup"), ("restore", ".")]
+    {
+        let output = backup(&daemon, verb, file);
+        assert_eq!(output.status.code(), Some(7), "{verb} {file}");
+        assert!(stderr(&output).contains("next: "), "{}", stderr(&output));
+    }
+    assert_eq!(fs::read_to_string(daemon.path("a.backup")).unwrap(), "older");
+    assert!(daemon.try_asked().is_none());
+}
+
+#[test]
+fn json_names_the_file_where_the_person_wanted_it() {
+    let daemon = with_files("/data/fastchat/");
+    fs::create_dir_all(daemon.path("data/fastchat")).unwrap();
     let passphrase = daemon.path("passphrase");
     fs::write(&passphrase, "open sesame\n").unwrap();
-    let line = ["backup", "verify", "/x/a.backup", "--json", "--passphrase-file", passphrase.to_str().unwrap()];
-    let output = daemon.ctl(&line).output().unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&stdout(&output)).unwrap(), result("backup.verify"));
+    let mut ctl = daemon.ctl(&["backup", "create", "a.backup", "--json", "--passphrase-file"]);
+    ctl.arg(passphrase).current_dir(daemon.path("")).env("XDG_DATA_HOME", daemon.path("data"));
+    let mut shown: Value = serde_json::from_str(&stdout(&ctl.output().unwrap())).unwrap();
+    assert!(shown["path"].as_str().unwrap().ends_with("/a.backup"), "{shown}");
+    shown["path"] = result("backup.create")["path"].clone();
+    assert_eq!(shown, result("backup.create"));
 }
 
 #[test]

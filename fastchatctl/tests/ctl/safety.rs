@@ -108,7 +108,7 @@ fn no_command_lets_an_escape_through() {
         &["group", "leave", HOSTILE],
         &["device", "list"],
         &["device", "revoke", HOSTILE],
-        &["backup", "verify", "x", "--passphrase-file", "/proc/sys/kernel/ostype"],
+        &["backup", "verify", "/proc/self/status", "--passphrase-file", "/proc/sys/kernel/ostype"],
         &["watch", "--once", "--event", "message_received", "--timeout", "10s"],
         &["link", "h"],
     ];

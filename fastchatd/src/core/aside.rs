@@ -3,6 +3,9 @@
 //! **Invariant**: of two identities that an account may have, the one that the server gives to others counts, and only if
 //! it was made here.
 
+#[cfg(test)]
+pub(in crate::core) mod tests;
+
 use fastchat_e2ee::{Device, Identity, IdentityKey};
 use fastchat_ipc::{ApiError, Empty, ErrorCode};
 use fastchat_wire::{AccountName, Address, Pin, ServerAddress, v1};

@@ -48,7 +48,9 @@ impl Core {
         let ids = |list: &[v1::DeviceInfo]| -> BTreeSet<DeviceId> {
             list.iter().filter_map(|info| DeviceId::from_wire(&info.device).ok()).collect()
         };
-        let now = ids(&listed.devices);
+        let revoked = self.store.tables().accounts.get(&account).map(|row| row.revoked.clone()).unwrap_or_default();
+        let mut now = ids(&listed.devices);
+        now.retain(|device| !revoked.contains(device));
         let known = self.known_devices(account, former.as_deref().map(ids));
         if let Some(call) = call {
             let view = self.view_devices(account);
@@ -127,6 +129,20 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Groups that know us under another identity than ours of now get to know it.
+    pub(super) fn reidentify_in_groups(&mut self, account: u32) -> Result<(), Broken> {
+        let own = self.live.get(&account).map(|live| live.fingerprint.0);
+        let groups = self.store.tables().groups.range((account, 0)..=(account, u32::MAX));
+        let mut stale = Vec::new();
+        for ((_, chat), group) in groups.filter(|(_, group)| group.standing == Standing::Active) {
+            let mine = group.members.iter().find(|member| self.is_own_name(account, &member.name));
+            if mine.is_some_and(|mine| Some(mine.fingerprint) != own) {
+                stale.push(*chat);
+            }
+        }
+        stale.into_iter().try_for_each(|chat| self.add_task(account, chat, &TaskRow::Reidentify).map(drop))
     }
 
     pub(super) fn view_devices(&self, account: u32) -> Result<Devices, ApiError> {

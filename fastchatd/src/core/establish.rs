@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastchat_e2ee::{CreateError, IdentityKey, PeerPackages, Transaction, WelcomeFor};
-use fastchat_ipc::{EventKind, MessageState};
+use fastchat_ipc::{ApiError, ErrorCode, EventKind, MessageState};
 use fastchat_wire::{AccountName, Code, ConversationId, DeviceId, v1};
 use prost::Message as _;
 use uuid::Uuid;
@@ -30,6 +30,8 @@ use super::{
 
 /// Attempts to make a chat's conversation before a pause.
 const ATTEMPTS: u32 = 5;
+/// Attempts after which somebody else's conversation, whose Welcome has not come, is replaced.
+const JOINING_AWAITED: u32 = 3;
 /// Pauses before the next try: doubled from the first to the longest.
 const FIRST_PAUSE_MS: u64 = 1_000;
 const LONGEST_PAUSE_MS: u64 = 60_000;
@@ -96,14 +98,14 @@ impl Core {
         let work = self.work(account, chat);
         let Some(claims) = work.claims.as_mut().filter(|claims| claims.wanted.contains(&name)) else { return Ok(()) };
         claims.got.insert(name, packages);
-        if claims.got.len() < claims.wanted.len() {
+        if !claims.is_complete() {
             return Ok(());
         }
-        let claims = work.claims.take().unwrap_or_default();
-        match claims.task {
-            0 => self.make_direct(account, chat, &claims.got),
-            _ => self.add_claimed(account, chat, &claims),
+        if claims.task > 0 {
+            return self.pump(account, chat);
         }
+        let claims = work.claims.take().unwrap_or_default();
+        self.make_direct(account, chat, &claims.got)
     }
 
     /// The direct conversation is made with the key packages of both sides' devices.
@@ -126,6 +128,11 @@ impl Core {
             let failure = v1::Failure::new(Code::Internal, "the server named an identity key that is none");
             return self.claim_failed(account, chat, &name, &failure);
         };
+        if row.peer == Peer::Own && self.live.get(&account).is_none_or(|live| *live.identity.public() != identity) {
+            let failure = v1::Failure::new(Code::Internal, "the server names another identity for this very account");
+            self.retry_later(account, chat, &failure);
+            return Ok(());
+        }
         let mut contact = self.contact_of_chat(account, chat).cloned();
         if let (Some(contact), Peer::Contact(number)) = (&mut contact, row.peer) {
             let known = self.known_fingerprint(account, &name);
@@ -173,8 +180,13 @@ impl Core {
         let live = self.live.get(&account).ok_or(CreateError::Devices)?;
         let of = |name: &AccountName| got.get(name).map(devices_and_packages).unwrap_or_default();
         let own_name = self.own_account_name(account);
-        let own = own_name.filter(|own| own != peer).map(|own| of(&own)).unwrap_or_default();
-        let theirs = of(peer);
+        let mut own = own_name.filter(|own| own != peer).map(|own| of(&own)).unwrap_or_default();
+        let mut theirs = of(peer);
+        // Devices have ids of their own over all accounts.
+        let revoked = self.store.tables().accounts.get(&account).map(|row| row.revoked.as_slice()).unwrap_or_default();
+        let good = |(device, _): &(Uuid, &[u8])| !revoked.contains(&DeviceId(*device));
+        own.retain(good);
+        theirs.retain(good);
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
         let peer_packages = PeerPackages { account: peer.as_str(), identity, packages: &theirs };
@@ -200,16 +212,39 @@ impl Core {
         let work = self.work(account, chat);
         work.establishing = false;
         let Some(claims) = work.claims.take() else { return Ok(()) };
+        if claims.task > 0 {
+            return self.task_claim_failed(account, chat, claims.task, name, failure);
+        }
         if failure.code().is_temporary() {
             self.retry_later(account, chat, failure);
             return Ok(());
         }
-        let error = who_error(name, failure);
-        if claims.task == 0 {
-            self.fail_outbox(account, chat, &error.message)
-        } else {
-            self.fail_task(account, chat, claims.task, &error)
-        }
+        self.fail_outbox(account, chat, &who_error(name, failure).message)
+    }
+
+    /// Key packages for a group are not to be had. What else goes on in the chat does not wait for that.
+    fn task_claim_failed(
+        &mut self,
+        account: u32,
+        chat: u32,
+        task: u64,
+        name: &AccountName,
+        failure: &v1::Failure,
+    ) -> Result<(), Broken> {
+        let error = match failure.code() {
+            Code::NoKeyPackages => {
+                let text = format!("{name} has no device that could be added now");
+                ApiError::new(ErrorCode::Refused, text).hint(format!("try again when {name} is logged in somewhere"))
+            }
+            code if code.is_temporary() => {
+                let advice = u64::from(failure.retry_after_ms).clamp(LONGEST_PAUSE_MS / 4, LONGEST_ADVICE_MS);
+                self.work(account, chat).claim_at = self.now + advice;
+                return self.pump(account, chat);
+            }
+            _ => who_error(name, failure),
+        };
+        self.claim_refused(account, chat, task, name, &error)?;
+        self.pump(account, chat)
     }
 
     /// The server has answered a creation: ours counts, or another one does.
@@ -229,8 +264,16 @@ impl Core {
         if !ours {
             self.forget(&mut write, account, conversation);
             let Ok(other) = ConversationId::from_wire(&direct.conversation) else { return Ok(()) };
-            // One that we cannot use is replaced; any other one's Joining is on its way or here already.
-            go_on = !direct.member || self.is_closed(account, other);
+            // One that we cannot use is replaced; any other one's Joining is on its way or here already. It does not come
+            // for ever: then this device has refused it once.
+            let unknown = !self.store.tables().conversations.contains_key(&(account, other));
+            let now = self.now;
+            let work = self.work(account, chat);
+            let waited = work.attempts > JOINING_AWAITED;
+            if unknown && !waited {
+                work.retry_at = now + FIRST_PAUSE_MS;
+            }
+            go_on = !direct.member || (unknown && waited) || self.is_closed(account, other);
             if go_on {
                 row.replaces = Some(other);
             }
@@ -318,6 +361,10 @@ impl Core {
         // The server says it on every connection.
         let open = self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed);
         let Some(chat) = open.map(|row| row.chat) else { return Ok(()) };
+        // How a group ends for us, its log says; what stands there before that is ours to read.
+        if self.chat_row(account, chat).is_some_and(|row| row.peer == Peer::Group) {
+            return Ok(());
+        }
         self.end_conversation(account, chat, id)?;
         self.pump(account, chat)
     }
@@ -414,6 +461,9 @@ impl Core {
         for (key, work) in &mut self.work {
             if work.retry_at > 0 && work.retry_at <= self.now {
                 work.retry_at = 0;
+                due.push(*key);
+            } else if work.claim_at > 0 && work.claim_at <= self.now {
+                work.claim_at = 0;
                 due.push(*key);
             } else if work.take_in_at > 0 && work.take_in_at <= self.now {
                 work.take_in_at = 0;

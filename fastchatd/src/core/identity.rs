@@ -77,6 +77,16 @@ impl Core {
         chats.into_iter().try_for_each(|chat| self.pump(account, chat))
     }
 
+    /// Nobody's key holds a chat any more, as after somebody was removed: what was held goes on.
+    pub(super) fn release_if_free(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
+        if self.is_held(account, chat) {
+            return Ok(());
+        }
+        let (mut write, mut events) = (Write::default(), Vec::new());
+        self.release_outbox(&mut write, &mut events, (account, chat))?;
+        if events.is_empty() { Ok(()) } else { self.commit(write, account, events) }
+    }
+
     /// The chats in which a contact is.
     fn chats_with(&self, account: u32, contact: &ContactRow) -> Vec<u32> {
         let groups = self.store.tables().groups.range((account, 0)..=(account, u32::MAX));

@@ -11,7 +11,7 @@ use crate::{
     fault,
     store::{
         StoreError,
-        rows::{ChatRow, ContactRow, ConversationRow, Peer, Standing},
+        rows::{ChatRow, ContactRow, ConversationRow, MemberRow, Peer, Standing},
     },
 };
 
@@ -35,7 +35,13 @@ impl Core {
     pub(super) fn take_joining(&mut self, account: u32, joining: v1::Joining) -> Result<(), Broken> {
         let Ok(id) = ConversationId::from_wire(&joining.conversation) else { return Ok(()) };
         let known = self.store.tables().conversations.get(&(account, id));
-        if known.is_some_and(|row| !joining.group || !row.closed) {
+        // Removed and added again while it was away, a device gets the Welcome before it hears of its removal.
+        let anew = |row: &ConversationRow| joining.group && (row.closed || joining.start_seq > row.cursor);
+        if known.is_some_and(|row| !self.may_carry(account, id, row, joining.group)) {
+            tracing::warn!("the server offers a conversation under the id of another one");
+            return Ok(());
+        }
+        if known.is_some_and(|row| !anew(row)) {
             self.acknowledge(account, id);
             return Ok(());
         }
@@ -56,7 +62,8 @@ impl Core {
             );
             return Ok(());
         }
-        if !own && self.hold_if_changed(account, &creator, &identity, &joining)? {
+        // In a group, a changed identity hides what it says; a direct conversation with it waits as a whole.
+        if !own && !joining.group && self.hold_if_changed(account, &creator, &identity, &joining)? {
             return Ok(());
         }
         if joining.group {
@@ -64,6 +71,26 @@ impl Core {
         } else {
             self.join_direct(account, id, (&creator, &identity), joining)
         }
+    }
+
+    /// Whether a conversation that is known is of the kind that the server now says it is.
+    fn may_carry(&self, account: u32, id: ConversationId, row: &ConversationRow, group: bool) -> bool {
+        let chat = self.store.tables().chats.get(&(account, row.chat));
+        chat.is_some_and(|chat| (chat.peer == Peer::Group) == group && (!group || chat.id == id.to_string()))
+    }
+
+    /// Whether a Welcome into a group that this device is in, or was, may take the place of what it has: only a later
+    /// epoch, and, while it is in, only by somebody whom it knows as an admin there.
+    fn may_replace(&self, account: u32, id: ConversationId, adder: (&AccountName, &IdentityKey), epoch: u64) -> bool {
+        let (number, _) = self.group_chat(account, id);
+        let Some(group) = self.group_row(account, number).filter(|group| !group.members.is_empty()) else {
+            return true;
+        };
+        let known = |member: &MemberRow| {
+            member.name == *adder.0 && member.admin && member.fingerprint == adder.1.fingerprint().0
+        };
+        let trusted = !group.is_current() || self.is_own_name(account, adder.0) || group.members.iter().any(known);
+        epoch > group.epoch && trusted
     }
 
     /// Holds a Welcome that a contact's unknown identity is behind.
@@ -184,8 +211,11 @@ impl Core {
     fn joined_direct(&mut self, step: &mut Step, welcomed: Welcomed, joining: &v1::Joining) -> Result<(), Broken> {
         step.write.state(step.account, welcomed.changes);
         step.conversation.epoch = welcomed.roster.epoch;
+        self.schedule_first_update(step, welcomed.roster.leaves.len());
         let old = step.chat.conversation.replace(step.id);
         step.chat.replaces = None;
+        // One that we were about to make is not needed any more.
+        self.drop_creation(&mut step.write, step.account, step.conversation.chat)?;
         // The server may have closed the one before already.
         let former = ConversationId::from_wire(&joining.replaces).ok();
         let known = |id: &ConversationId| self.store.tables().conversations.contains_key(&(step.account, *id));
@@ -214,9 +244,22 @@ impl Core {
                 // The group has this device in it now; it gets in by an external commit, with fresh keys.
                 tracing::warn!(%error, "a group's Welcome is refused");
                 self.tell_joined(account, joining);
+                if matches!(error, JoinError::NoKeyPackage) {
+                    // Whoever made it has signed the join key: only our half of it is lost.
+                    let (number, _) = self.group_chat(account, id);
+                    return self.rejoin(account, number, id);
+                }
                 return self.take_unjoined(account, &v1::Unjoined { conversation: joining.conversation.clone() });
             }
         };
+        if !self.may_replace(account, id, adder, roster.epoch) {
+            tracing::warn!(
+                "a Welcome into a group that is known here is refused: of an earlier epoch, or of a stranger"
+            );
+            self.tell_joined(account, joining);
+            let (number, _) = self.group_chat(account, id);
+            return self.state_lost(account, number, id);
+        }
         let (number, chat) = self.group_chat(account, id);
         let conversation =
             ConversationRow { epoch: roster.epoch, ..self.begun(account, number, id, joining.start_seq) };
@@ -241,6 +284,8 @@ impl Core {
         self.commit_joining(step)?;
         fault::point("welcome-stored");
         self.alert(account, number)?;
+        // A device of ours may be in it that is gone from the account.
+        self.list_devices(account);
         self.after_joining(account, number, id)
     }
 

@@ -198,7 +198,8 @@ impl Core {
     /// When the core wants a [`Input::Tick`] at the latest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        let retries = self.work.values().flat_map(|work| [work.retry_at, work.take_in_at]).filter(|at| *at > 0);
+        let retries =
+            self.work.values().flat_map(|work| [work.retry_at, work.take_in_at, work.claim_at]).filter(|at| *at > 0);
         let stalled = (!self.stalled.is_empty()).then_some(self.now + STALLED_MS);
         let answers = self.live.values().filter_map(Live::next_deadline);
         let updates = self.next_update.filter(|_| self.live.values().any(Live::is_up));

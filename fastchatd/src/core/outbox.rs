@@ -57,7 +57,8 @@ impl Core {
             return Ok(());
         }
         let open = |id: &ConversationId| {
-            self.store.tables().conversations.get(&(account, *id)).is_some_and(|conversation| !conversation.closed)
+            let row = self.store.tables().conversations.get(&(account, *id));
+            row.is_some_and(|conversation| !conversation.closed && conversation.chat == chat)
         };
         match row.conversation.filter(open) {
             Some(conversation) => self.submit(account, chat, conversation),
@@ -211,11 +212,24 @@ impl Core {
         match failure.code() {
             // The commit that it lacks is on its way through the log; a pause, in case that takes long.
             Code::StaleEpoch => {
+                // What was sealed at an earlier epoch has been unsealed by the commit that came since: it goes out anew.
                 let here = self.store.tables().conversations.get(&(account, conversation)).map(|row| row.epoch);
-                if here < Some(failure.epoch) {
-                    self.retry_later(account, chat, failure);
+                let mut sealed = false;
+                for record in self.store.outbox(account, chat) {
+                    let (number, row) = record?;
+                    sealed |= messages.iter().any(|(known, _)| *known == number)
+                        && row.sealed.is_some_and(|sealed| Some(sealed.epoch) == here);
+                }
+                if sealed || here < Some(failure.epoch) {
+                    self.behind(account, chat, conversation, failure)?;
+                } else {
+                    self.seal_anew(account, chat, (conversation, failure.epoch), messages)?;
                 }
                 self.pump(account, chat)
+            }
+            Code::ClosedConversation | Code::NotAMember | Code::NotFound if self.may_be_told(account, chat) => {
+                self.retry_later(account, chat, failure);
+                Ok(())
             }
             Code::ClosedConversation | Code::NotAMember | Code::NotFound => {
                 self.end_conversation(account, chat, conversation)?;
@@ -230,6 +244,15 @@ impl Core {
                 self.work(account, chat).alone = true;
                 self.pump(account, chat)
             }
+            // It is there already, sealed at an epoch that this device has lost since.
+            Code::Conflict => {
+                let Some(mut step) = self.step_in(account, conversation) else { return Ok(()) };
+                for (_, id) in messages {
+                    self.take_own_at(&mut step, (None, self.now), *id)?;
+                }
+                self.finish(step)?;
+                self.pump(account, chat)
+            }
             Code::Refused => {
                 let why = match self.contact_of_chat(account, chat) {
                     Some(contact) => format!("{} does not accept messages from you", contact.name),
@@ -242,6 +265,33 @@ impl Core {
                 self.fail_message(account, chat, conversation, messages, &why)
             }
         }
+    }
+
+    /// The server has a conversation at another epoch than this device. The commits that it lacks come through the log;
+    /// when they do not, they are gone, or the server is not what it was.
+    pub(super) fn behind(
+        &mut self,
+        account: u32,
+        chat: u32,
+        id: ConversationId,
+        failure: &v1::Failure,
+    ) -> Result<(), Broken> {
+        const TIMES: u32 = 4;
+        let Some(row) = self.store.tables().conversations.get(&(account, id)) else { return Ok(()) };
+        let (epoch, cursor) = (row.epoch, row.cursor);
+        let work = self.work(account, chat);
+        let times = match work.behind {
+            Some((at, read, times)) if (at, read) == (epoch, cursor) => times + 1,
+            _ => 1,
+        };
+        work.behind = Some((epoch, cursor, times));
+        if times < TIMES {
+            self.retry_later(account, chat, failure);
+            return Ok(());
+        }
+        self.work(account, chat).behind = None;
+        tracing::warn!("a conversation is at another epoch than the server's, and its log does not say why");
+        self.state_lost(account, chat, id)
     }
 
     /// A message is not in the log, and trying again as it is would not help. Neither is anything that was sealed after
@@ -296,6 +346,31 @@ impl Core {
         }
         step.conversation.sent_counter = step.conversation.sent_counter.saturating_sub(unsealed);
         Ok(())
+    }
+
+    /// What a device sealed before it lost its place may be in the log or not: the same bytes are sent once more, and only
+    /// when the server refuses one alone, it is certain that it is not.
+    fn seal_anew(
+        &mut self,
+        account: u32,
+        chat: u32,
+        (conversation, epoch): (ConversationId, u64),
+        messages: &[(u64, MessageId)],
+    ) -> Result<(), Broken> {
+        let stale = |sealed: &SealedRow| sealed.conversation == conversation && sealed.epoch < epoch;
+        let rows: Vec<(u64, OutboxRow)> = self.store.outbox(account, chat).collect::<Result<_, _>>()?;
+        let concerned = |(number, row): &(u64, OutboxRow)| {
+            messages.contains(&(*number, row.id)) && row.sealed.as_ref().is_some_and(stale)
+        };
+        let Some((number, mut row)) = rows.into_iter().find(concerned) else { return Ok(()) };
+        if messages.len() > 1 {
+            self.work(account, chat).alone = true;
+            return Ok(());
+        }
+        row.sealed = None;
+        let mut write = Write::default();
+        write.outbox(account, chat, number, Some(&row))?;
+        self.commit(write, account, Vec::new())
     }
 
     /// Nothing of a chat's outbox can go out.

@@ -85,6 +85,17 @@ impl Core {
         let Some(missing) = entry.seq.checked_sub(step.conversation.cursor + 1) else { return Ok(None) };
         // On its way in again, a device opens nothing of what came before.
         if step.standing(self) == Some(Standing::Joining) {
+            // Its external commit may come out of the log before the server's answer to it does.
+            let chat = step.conversation.chat;
+            if let Some(row) = self.store.handshake(account, chat)?.filter(|row| row.is_rejoin(&entry)) {
+                self.rejoined(account, chat, &row, entry.seq)?;
+            }
+            return Ok(None);
+        }
+        // What comes after the end is not ours to open.
+        if matches!(step.standing(self), Some(Standing::Left | Standing::Deleted)) {
+            step.conversation.cursor = entry.seq;
+            self.finish(step)?;
             return Ok(None);
         }
         if missing > 0 {
@@ -122,6 +133,16 @@ impl Core {
 
     /// A message of ours has come to stand in the log.
     pub(super) fn take_own(&mut self, step: &mut Step, entry: &v1::Entry, id: MessageId) -> Result<(), Broken> {
+        self.take_own_at(step, (Some(entry.seq), entry.server_time_ms), id)
+    }
+
+    /// The same of a message that stands somewhere in the log, if `seq` is not known.
+    pub(super) fn take_own_at(
+        &mut self,
+        step: &mut Step,
+        (seq, accepted_at_ms): (Option<u64>, u64),
+        id: MessageId,
+    ) -> Result<(), Broken> {
         let (account, chat) = (step.account, step.conversation.chat);
         // The log keeps our order: what comes back is at the front.
         let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
@@ -139,10 +160,14 @@ impl Core {
         }
         step.write.outbox(account, chat, number, None)?;
         self.work(account, chat).accepted.remove(&number);
+        // Another device of ours may have sent it on, and that copy has come before.
+        if self.store.position_of(account, chat, id)?.is_some() {
+            return Ok(());
+        }
         if step.chat.peer == Peer::Own {
             return Ok(());
         }
-        let delivered = entry.seq <= self.delivered_through(step);
+        let delivered = seq.is_some_and(|seq| seq <= self.delivered_through(step));
         let state = if delivered { MessageState::Delivered } else { MessageState::Sent };
         let position = step.append(&MessageRow {
             id,
@@ -150,13 +175,13 @@ impl Core {
             from: None,
             held: false,
             sent_at_ms: row.written_at_ms,
-            accepted_at_ms: entry.server_time_ms,
+            accepted_at_ms,
             kind: MessageKind::Text,
             state,
             text: row.text,
         })?;
-        if !delivered {
-            step.write.undelivered(account, step.id, entry.seq, Some(position))?;
+        if let Some(seq) = seq.filter(|_| !delivered) {
+            step.write.undelivered(account, step.id, seq, Some(position))?;
         }
         step.events.push(EventKind::MessageState { chat: step.chat.id.clone(), id: id.to_string(), state });
         Ok(())
@@ -219,6 +244,7 @@ impl Core {
             text,
         })?;
         if mine {
+            self.sent_elsewhere(step, id)?;
             if !delivered {
                 step.write.undelivered(step.account, step.id, entry.seq, Some(position))?;
             }
@@ -227,6 +253,30 @@ impl Core {
             step.received(id);
         }
         self.read_if_read_elsewhere(step, id, position);
+        Ok(())
+    }
+
+    /// Another device of ours has sent what waits here too, after a conversation ended: it is out.
+    fn sent_elsewhere(&mut self, step: &mut Step, id: MessageId) -> Result<(), Broken> {
+        let (account, chat) = (step.account, step.conversation.chat);
+        let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
+        let Some((number, row)) = found.transpose()? else { return Ok(()) };
+        step.write.outbox(account, chat, number, None)?;
+        self.work(account, chat).accepted.remove(&number);
+        if row.sealed.is_none_or(|sealed| sealed.conversation != step.id) {
+            return Ok(());
+        }
+        // It used a counter that nobody will see, and so did what was sealed after it: all of that is sealed anew.
+        let mut unsealed = 1;
+        for record in self.store.outbox(account, chat) {
+            let (later, mut row) = record?;
+            if later > number && row.sealed.as_ref().is_some_and(|sealed| sealed.conversation == step.id) {
+                row.sealed = None;
+                unsealed += 1;
+                step.write.outbox(account, chat, later, Some(&row))?;
+            }
+        }
+        step.conversation.sent_counter = step.conversation.sent_counter.saturating_sub(unsealed);
         Ok(())
     }
 

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use fastchat_ipc::{ApiError, ErrorCode, MessageState, ReadEvents, Request, SendResult, Sent, Wait};
 use fastchat_wire::{AccountName, DeviceId, MessageId};
 
+use crate::store::rows::{Standing, TaskRow};
+
 use super::{Broken, CallId, Core};
 
 /// The waiting calls.
@@ -121,7 +123,10 @@ impl Core {
         let Some(wait) = self.waits.groups.remove(&call) else { return Ok(()) };
         let tasks = self.store.tasks(wait.account, wait.chat)?;
         let creating = self.store.creation(wait.account, wait.chat)?.is_some();
-        let done = !creating && wait.task.is_none_or(|task| tasks.iter().all(|(number, _)| *number != task));
+        // Who leaves has said so when it stands in the log; the rest is up to the others.
+        let said = self.group_row(wait.account, wait.chat).is_some_and(|group| group.standing == Standing::Leaving);
+        let open = |number: u64, task: &TaskRow| Some(number) == wait.task && !(said && *task == TaskRow::Leave);
+        let done = !creating && !tasks.iter().any(|(number, task)| open(*number, task));
         if done || wait.deadline <= self.now {
             let group = self.view_group(wait.account, wait.chat)?;
             self.answer(call, group);

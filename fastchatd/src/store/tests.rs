@@ -16,6 +16,8 @@ fn message(text: &str) -> MessageRow {
     MessageRow {
         id: MessageId::generate(),
         mine: false,
+        from: None,
+        held: false,
         sent_at_ms: 1,
         accepted_at_ms: 2,
         kind: MessageKind::Text,

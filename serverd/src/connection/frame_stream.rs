@@ -2,16 +2,18 @@
 //!
 //! **Invariant**: `next` can be dropped at any await without losing a byte.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use fastchat_wire::{
-    FrameError, decode, encode,
+    FrameError, LENGTH_BYTES, decode, encode,
     v1::{self, server_frame::Body},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::server::TlsStream;
 
@@ -21,6 +23,10 @@ const SMALL: usize = 512;
 const CHUNK: usize = 16 << 10;
 /// The largest frame before a session: an identity, its backup and a certificate fit.
 const PRE_SESSION_FRAME: usize = 64 << 10;
+/// A frame beyond this waits for one of a few places, so that many connections do not bring many of them at once.
+const LARGE: usize = 1 << 20;
+/// How long a large frame may take to come.
+const LARGE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a device may take to read the last word.
 const END_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -33,6 +39,8 @@ pub(super) enum ReadError {
     Truncated,
     #[error("too many bytes")]
     Budget,
+    #[error("a large frame did not come within {} s", LARGE_DEADLINE.as_secs())]
+    Late,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -45,12 +53,16 @@ pub(super) struct FrameStream {
     limit: usize,
     /// Bytes that may still be read; `None`: any number.
     budget: Option<usize>,
+    /// Places for large frames, of all connections together.
+    places: Arc<Semaphore>,
+    /// The place of the large frame that is being read, and when it must be there.
+    place: Option<(OwnedSemaphorePermit, Instant)>,
 }
 
 impl FrameStream {
-    pub(super) fn new(tls: TlsStream<TcpStream>, budget: usize) -> Self {
+    pub(super) fn new(tls: TlsStream<TcpStream>, budget: usize, places: Arc<Semaphore>) -> Self {
         let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { tls, input, output, limit: PRE_SESSION_FRAME, budget: Some(budget) }
+        Self { tls, input, output, limit: PRE_SESSION_FRAME, budget: Some(budget), places, place: None }
     }
 
     /// From here on, frames up to `limit` and any number of bytes.
@@ -67,14 +79,24 @@ impl FrameStream {
     /// The next frame; `None` when the device has ended the connection between two.
     pub(super) async fn next(&mut self) -> Result<Option<v1::ClientFrame>, ReadError> {
         loop {
+            if self.place.is_none() && self.announces_large() {
+                // Closed only when the process ends.
+                let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| ReadError::Truncated)?;
+                self.place = Some((place, Instant::now() + LARGE_DEADLINE));
+            }
             if let Some(frame) = decode(&mut self.input, self.limit)? {
+                self.place = None;
                 if self.input.is_empty() {
                     self.input = BytesMut::new();
                 }
                 return Ok(Some(frame));
             }
             self.input.reserve(if self.input.is_empty() { SMALL } else { CHUNK });
-            let count = self.tls.read_buf(&mut self.input).await?;
+            let read = self.tls.read_buf(&mut self.input);
+            let count = match &self.place {
+                Some((_, deadline)) => timeout_at(*deadline, read).await.map_err(|_| ReadError::Late)??,
+                None => read.await?,
+            };
             if count == 0 {
                 return if self.input.is_empty() { Ok(None) } else { Err(ReadError::Truncated) };
             }
@@ -82,6 +104,14 @@ impl FrameStream {
                 *budget = budget.checked_sub(count).ok_or(ReadError::Budget)?;
             }
         }
+    }
+
+    /// Whether the next frame's length is within the limit and large.
+    fn announces_large(&self) -> bool {
+        self.input.first_chunk::<LENGTH_BYTES>().is_some_and(|length| {
+            let length = u32::from_be_bytes(*length) as usize;
+            length > LARGE && length <= self.limit
+        })
     }
 
     /// Puts a frame into the write buffer.
@@ -100,9 +130,9 @@ impl FrameStream {
     }
 
     fn has_frame(&self) -> bool {
-        self.input.first_chunk().is_some_and(|length| {
-            self.input.len() - fastchat_wire::LENGTH_BYTES >= u32::from_be_bytes(*length) as usize
-        })
+        self.input
+            .first_chunk()
+            .is_some_and(|length| self.input.len() - LENGTH_BYTES >= u32::from_be_bytes(*length) as usize)
     }
 
     /// Writes the write buffer.

@@ -11,6 +11,7 @@ use fastchat_wire::{
 };
 use tokio::{
     net::TcpStream,
+    sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
@@ -52,7 +53,8 @@ enum Step {
 pub(super) async fn greet<S: Store>(tcp: TcpStream, origin: Origin, services: &Services<S>) -> Option<Established> {
     let live = services.live();
     let limits = &live.config.limits;
-    let hello = timeout(limits.handshake_seconds.seconds(), shake_hands(tcp, &live));
+    let hello =
+        timeout(limits.handshake_seconds.seconds(), shake_hands(tcp, &live, Arc::clone(&services.large_frames)));
     let mut stream = tokio::select! {
         stream = hello => match stream {
             Ok(stream) => stream?,
@@ -79,10 +81,10 @@ pub(super) async fn greet<S: Store>(tcp: TcpStream, origin: Origin, services: &S
 }
 
 /// TLS and Hello.
-async fn shake_hands(tcp: TcpStream, live: &Live) -> Option<FrameStream> {
+async fn shake_hands(tcp: TcpStream, live: &Live, large_frames: Arc<Semaphore>) -> Option<FrameStream> {
     let acceptor = TlsAcceptor::from(Arc::clone(&live.identity.tls));
     let tls = acceptor.accept(tcp).await.ok()?;
-    let mut stream = FrameStream::new(tls, live.config.limits.pre_session_bytes.count());
+    let mut stream = FrameStream::new(tls, live.config.limits.pre_session_bytes.count(), large_frames);
     let (request, last) = match stream.next().await {
         Ok(Some(v1::ClientFrame { request, body: Some(Ask::Hello(hello)) })) => {
             if hello.version_min <= fastchat_wire::VERSION && hello.version_max >= fastchat_wire::VERSION_MIN {
@@ -272,6 +274,8 @@ impl<S: Store> Greeting<'_, S> {
             Some(fields::identity(&ask.new_identity_key, &ask.new_identity_backup)?)
         };
         let by = self.proof(&ask, identity.is_some())?;
+        // Before anything is looked up, so that a bad field says nothing about the account.
+        let device = if ask.fetch_backup_only { None } else { Some(fields::device(&name, None, ask.device)?) };
         credentials::rate_login(self.services, &self.live.config.limits, self.origin, &name).await?;
         let (account, grant) = match by {
             Proof::Secret(secret) => (credentials::check_password(self.services, &name, secret).await?, None),
@@ -288,11 +292,11 @@ impl<S: Store> Greeting<'_, S> {
             identity_backup,
             ..v1::Session::default()
         };
-        if ask.fetch_backup_only {
-            return Ok(Step::Answer(Body::Session(answer)));
+        let Some(device) = device else { return Ok(Step::Answer(Body::Session(answer))) };
+        if grant.is_none() {
+            // A grant's owner learns of it where the identity matters: in conversations.
+            fields::certificate(&name, Some(&identity_key), device.device, None, &device.certificate)?;
         }
-        // Before its grant was found good, nobody learns whether it knows the identity.
-        let device = fields::device(&name, grant.is_none().then_some(&identity_key), ask.device)?;
         self.add_device(name, device, identity, grant, answer).await
     }
 

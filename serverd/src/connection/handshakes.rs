@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use fastchat_mls::GroupProfile;
 use fastchat_store::{
-    AppendHandshake, ConversationKind, CreateDirect, CreateGroup, HandshakeState, Kind, KnownEntry, NewDirect,
-    NewGroup, NewLeaf, Store,
+    AppendHandshake, ConversationKind, CreateDirect, CreateGroup, HandshakeState, KnownEntry, NewDirect, NewGroup,
+    NewLeaf, Store,
 };
 use fastchat_wire::{
     Code, ConversationId,
@@ -156,7 +156,7 @@ impl<S: Store> Requests<'_, S> {
         self.rated(counted, self.limits.handshake_rate()).await?;
         let (pending, public) = (state.pending, state.state);
         let group_info = Bytes::copy_from_slice(&ask.group_info);
-        let (member, is_commit) = (state.member, entry.kind == Kind::Commit);
+        let member = state.member;
         let proposed = Proposed { conversation, account, device, entry, group_info, welcomes };
         let check = move || {
             let checked = handshakes::check(&proposed, &public)?;
@@ -164,7 +164,7 @@ impl<S: Store> Requests<'_, S> {
         };
         let (proposed, checked) = self.services.checks.run(check).await?;
         let external = checked.commit.as_ref().is_some_and(|commit| commit.external);
-        if !member && !(is_commit && external) {
+        if !(member || external) {
             return Err(not_a_member(conversation));
         }
         let append = Box::new(AppendHandshake {

@@ -26,6 +26,8 @@ const MESSAGES: u32 = 8;
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(25);
 /// How often an asker looks without having been told, since another server may have taken the message.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How long an asker waits before it looks again.
+const PAUSE: Duration = Duration::from_millis(20);
 const GRANTS_PER_HOUR: u64 = 30;
 
 pub(super) async fn open<S: Store>(
@@ -80,10 +82,9 @@ pub(super) async fn fetch<S: Store>(
         if !mailbox.messages.is_empty() || Instant::now() >= until {
             return Ok(messages(link, mailbox.messages, mailbox.expires_ms));
         }
-        match timeout_at(look_again, posts.changed()).await {
-            // Somebody else's message may have been the change: not more than a few looks in a second.
-            Ok(_) => sleep(Duration::from_millis(20)).await,
-            Err(_) => {}
+        if timeout_at(look_again, posts.changed()).await.is_ok() {
+            // It may have been somebody else's message: not more than a few looks in a second.
+            sleep(PAUSE).await;
         }
     }
 }

@@ -182,7 +182,7 @@ pub(super) fn closed(conversation: ConversationId, by: Option<ConversationId>) -
 
 pub(super) fn joining(joining: &Joining, device: DeviceId) -> v1::ServerFrame {
     unasked(Body::Joining(v1::Joining {
-        peer: String::new(),
+        peer: joining.peer.as_ref().map(|peer| peer.as_str().to_owned()).unwrap_or_default(),
         conversation: joining.membership.conversation.to_wire(),
         creator: joining.creator.as_str().to_owned(),
         creator_identity_key: joining.creator_identity_key.clone(),

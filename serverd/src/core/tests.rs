@@ -274,6 +274,7 @@ fn joining(of: SessionId, start_seq: u64) -> Joining {
     Joining {
         creator: name("alice"),
         creator_identity_key: Bytes::new(),
+        peer: None,
         welcome: Bytes::new(),
         join_key: Bytes::new(),
         ratchet_tree: Bytes::new(),

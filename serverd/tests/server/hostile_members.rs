@@ -53,7 +53,7 @@ impl Scene {
     }
 
     /// Nothing was appended, and an honest commit is still taken.
-    async fn is_unharmed(mut self) {
+    async fn ends_unharmed(mut self) {
         let fetch = Ask::FetchGroup(v1::FetchGroup { conversation: self.of_alice.conversation.to_wire() });
         let Body::GroupState(state) = self.alice.ask(fetch).await else { panic!("no state") };
         assert_eq!((state.epoch, state.head, state.proposals.len()), (1, 1, 0));
@@ -96,7 +96,56 @@ async fn what_is_no_handshake_of_this_conversation_is_malformed() {
     let id = good.conversation.clone();
     let sneaked = v1::NewEntry { kind: v1::EntryKind::Commit.into(), payload: good.message, ..entry("") };
     assert_eq!(scene.mallory.refused(submit(&id, vec![sneaked])).await.code(), Code::Invalid);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_handshakes_come_up_to_the_bound_and_not_beyond() {
+    let mut scene = scene("").await;
+    let good = scene.commit(&Change::default());
+    let most = 8 << 20;
+    let sized = |length: usize| v1::Handshake { message: Bytes::from(vec![7; length]), ..good.clone() };
+    let rest = good.group_info.len();
+    assert_eq!(scene.refused(sized(most - rest)).await, Code::HandshakeMalformed);
+    assert_eq!(scene.refused(sized(most - rest + 1)).await, Code::TooLarge);
+    let mut cut = Client::resume(scene.server.address, &scene.alice_device).await;
+    cut.write(&(6_u32 << 20).to_be_bytes()).await;
+    cut.write(&[0; 100]).await;
+    scene.alice = Client::resume(scene.server.address, &scene.alice_device).await;
+    drop(cut);
+    let beyond = (9_u32 << 20).to_be_bytes();
+    scene.mallory.write(&beyond).await;
+    assert_eq!(scene.mallory.ends_with().await, Some(Code::TooLarge));
+    scene.mallory = Client::resume(scene.server.address, &scene.device).await;
+    scene.ends_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_direct_conversation_there_are_self_updates_and_nothing_else() {
+    let server = Server::start().await;
+    let (mut alice, alice_device) = Client::register(server.address, "alice").await;
+    let (mut bob, bob_device) = Client::register(server.address, "bob").await;
+    let (_carol, carol_device) = Client::register(server.address, "carol").await;
+    assert!(matches!(alice.create(&alice_device, &[&bob_device], Bytes::new()).await, Body::Direct(_)));
+    let joining = bob.joining().await;
+    let mut group = Group::join(&bob_device, &joining);
+    bob.ack(&joining.conversation, 0).await;
+    let adding = Change { add: vec![&carol_device], no_join_key: true, ..Change::default() };
+    let removing = Change { remove: vec![&alice_device], ..Change::default() };
+    for change in [&adding, &removing] {
+        let handshake = group.commit(&bob_device, change);
+        group.clear(&bob_device);
+        assert_eq!(bob.refused(Ask::Handshake(handshake)).await.code(), Code::NotAllowed);
+    }
+    let leave = group.leave(&bob_device);
+    assert_eq!(bob.refused(Ask::Handshake(leave)).await.code(), Code::NotAllowed);
+    // The refused proposal is of no account.
+    let update = group.commit(&bob_device, &Change { ignore_proposals: true, ..Change::default() });
+    assert_eq!(bob.commit(update).await, 1);
+    let text = v1::NewEntry { epoch: 2, ..entry("after") };
+    assert!(matches!(bob.ask(submit(&joining.conversation, vec![text])).await, Body::Accepted(_)));
+    let stale = alice.refused(submit(&joining.conversation, vec![entry("before")])).await;
+    assert_eq!((stale.code(), stale.epoch), (Code::StaleEpoch, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +170,7 @@ async fn what_mls_does_not_accept_is_invalid() {
     assert_eq!(scene.refused(bad).await, Code::GroupInfoMismatch, "another commit's");
     let future = v1::Handshake { epoch: 7, ..good };
     assert_eq!(scene.refused(future).await, Code::StaleEpoch);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +199,7 @@ async fn what_a_role_does_not_allow_is_refused() {
         assert_eq!(failure.code(), Code::NotAllowed, "{at}");
         assert!(failure.text.len() > 20, "it says why: {}", failure.text);
     }
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,7 +247,7 @@ async fn leaves_and_welcomes_are_those_of_known_devices() {
     let of_mallory = scene.group.commit(&scene.device, &Change::default());
     scene.group.clear(&scene.device);
     assert_eq!(alice.refused(Ask::Handshake(of_mallory)).await.code(), Code::RosterMismatch);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +266,7 @@ async fn strangers_neither_see_nor_enter_a_group() {
     let (_, join) = Group::rejoin(&posing, &state);
     let code = scene.refused(join).await;
     assert!(matches!(code, Code::RosterMismatch | Code::NotAllowed), "{code:?}");
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,7 +369,7 @@ async fn a_stranger_that_claims_100_000_times_leaves_a_friend_his_one_time_packa
             }
         }
     }
-    assert!(given <= 31 && given + last_resort <= 302, "{given} one-time, {last_resort} last ones");
+    assert!(given <= 31 && given + last_resort <= 2_002, "{given} one-time, {last_resort} last ones");
     assert_eq!(given + last_resort + limited, 100_000);
     // An honest stranger is served still, a friend is served well.
     let (mut other, _) = Client::register(server.address, "other").await;

@@ -7,7 +7,7 @@ use openmls::{
     group::{CommitBuilder, Initial},
     prelude::{
         KeyPackage, LeafNodeIndex, LeafNodeParameters, MlsGroup, MlsMessageBodyIn, MlsMessageOut, OpenMlsProvider as _,
-        PreSharedKeyProposal, Proposal, PublicMessageIn, RatchetTreeIn,
+        PreSharedKeyProposal, Proposal, PublicMessageIn, RatchetTreeIn, Sender,
         tls_codec::{Deserialize as _, Serialize as _},
     },
     schedule::PreSharedKeyId,
@@ -20,10 +20,11 @@ use super::{
     world::Group,
 };
 use crate::{
-    Device, ProcessError, Refusal,
+    Device, GroupProfile, ProcessError, Refusal, WelcomeFor,
     mls::{self, Provider, SUITE},
     shared_key::SharedKey,
     state::{Layer, Trial},
+    welcome::{self, Joiner},
 };
 
 /// A message and the GroupInfo that goes with it.
@@ -94,6 +95,76 @@ pub(super) fn join_key(person: &Person) -> SharedKey {
     with_group(person, |provider, group| mls::join_key(provider, &group, CONVERSATION).unwrap())
 }
 
+/// What a random commit contains.
+pub(super) struct Plan {
+    /// Whether pending leaves are taken in.
+    pub(super) pending: bool,
+    pub(super) added: Vec<KeyPackage>,
+    pub(super) removed: Vec<LeafNodeIndex>,
+    pub(super) profile: Option<GroupProfile>,
+    pub(super) with_key: bool,
+}
+
+/// A commit with the state that makes it pending, and Welcomes for whom it adds.
+pub(super) struct Staged {
+    pub(super) forged: Forged,
+    pub(super) changes: crate::Changes,
+    pub(super) welcomes: Vec<WelcomeFor>,
+}
+
+/// A commit that keeps to no rule; `None` if MLS itself does not make it.
+pub(super) fn staged(person: &Person, message_id: Uuid, plan: &Plan) -> Option<Staged> {
+    let (layer, crypto) = (Layer::new(), RustCrypto::default());
+    let provider = Provider { crypto: &crypto, trial: Trial::new(&person.store, &layer) };
+    let mut group = provider.load(CONVERSATION).unwrap().unwrap();
+    group.set_aad(suite::entry_aad(CONVERSATION, message_id));
+    let key = mls::join_key(&provider, &group, CONVERSATION).unwrap();
+    let mut proposals = Vec::new();
+    if plan.with_key {
+        let psk = PreSharedKeyId::new(SUITE, provider.rand(), key.psk()).unwrap();
+        psk.store(&provider, &key.secret).unwrap();
+        proposals.push(Proposal::PreSharedKey(Box::new(PreSharedKeyProposal::new(psk))));
+    }
+    // OpenMLS stops a debug build when one leaf is removed and leaves in one commit.
+    let leaving = if plan.pending { mls::leaving(&group) } else { Vec::new() };
+    let removed = plan.removed.iter().filter(|index| !leaving.contains(&index.u32())).copied();
+    let mut builder = group
+        .commit_builder()
+        .consume_proposal_store(plan.pending)
+        .force_self_update(true)
+        .propose_adds(plan.added.clone())
+        .propose_removals(removed)
+        .add_proposals(proposals);
+    if let Some(profile) = &plan.profile {
+        builder = builder.propose_group_context_extensions(profile.to_extensions().unwrap()).unwrap();
+    }
+    let built = builder.load_psks(provider.storage()).unwrap().create_group_info(true);
+    let built = built.build(provider.rand(), provider.crypto(), person.device.signer(), |_| true).ok()?;
+    let (message, welcome, group_info) = built.stage_commit(&provider).unwrap().into_messages();
+    let joiners: Vec<Joiner> = plan.added.iter().map(joiner).collect();
+    let parts = welcome.map(|welcome| welcome::split(&crypto, &welcome, &joiners).unwrap()).unwrap_or_default();
+    let welcome_for = |(joiner, welcome): (Joiner, Vec<u8>)| {
+        let join_key = key.wrap(person.identity, identity_of(&joiner.account).public()).unwrap();
+        WelcomeFor { account: joiner.account, device: joiner.device, welcome, join_key }
+    };
+    let welcomes = joiners.into_iter().zip(parts).map(welcome_for).collect();
+    let forged = forged(message_id, &message, group_info.as_ref());
+    let changes = provider.trial.finish().unwrap().into_iter().collect();
+    Some(Staged { forged, changes, welcomes })
+}
+
+fn joiner(key_package: &KeyPackage) -> Joiner {
+    let certificate = fastchat_mls::Certificate::from_leaf(key_package.leaf_node()).unwrap();
+    Joiner { account: certificate.account, device: certificate.device, key_package: key_package.clone() }
+}
+
+/// Whether a person's store holds the group.
+pub(super) fn has_group(person: &Person) -> bool {
+    let (layer, crypto) = (Layer::new(), RustCrypto::default());
+    let provider = Provider { crypto: &crypto, trial: Trial::new(&person.store, &layer) };
+    provider.load(CONVERSATION).unwrap().is_some()
+}
+
 /// A standalone proposal of one's own choice.
 pub(super) fn proposal(
     person: &Person,
@@ -117,10 +188,14 @@ pub(super) fn external(group: &Group, device: &Device, message_id: Uuid, proposa
         let Some(MlsMessageBodyIn::PublicMessage(message)) = mls::parse(bytes) else { panic!() };
         message
     };
+    // As in `staged`: the own old leaf is removed already.
+    let roster = group.public.roster().unwrap();
+    let own = roster.leaves.iter().find(|leaf| leaf.signature_key == device.signature_key());
+    let of_own_leaf = |message: &PublicMessageIn| matches!(message.sender(), Sender::Member(sender) if own.is_some_and(|leaf| leaf.index == sender.u32()));
     let (_, bundle) = MlsGroup::external_commit_builder()
         .with_config(mls::join_config())
         .with_ratchet_tree(tree)
-        .with_proposals(proposals.iter().map(public).collect())
+        .with_proposals(proposals.iter().map(public).filter(|message| !of_own_leaf(message)).collect())
         .with_aad(suite::entry_aad(CONVERSATION, message_id))
         .build_group(&provider, group_info, device.credential())
         .unwrap()

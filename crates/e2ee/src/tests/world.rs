@@ -221,6 +221,11 @@ impl Person {
         self.open(entry.message_id, &entry.payload)
     }
 
+    pub(super) fn try_seal_as(&mut self, message_id: Uuid) -> Result<crate::Sealed, crate::SealError> {
+        let content = Content::text(0, 1, "said");
+        self.run(|transaction, device| transaction.seal(device, CONVERSATION, message_id, &content))
+    }
+
     pub(super) fn try_seal(&mut self, text: &str) -> Result<crate::Sealed, crate::SealError> {
         let content = Content::text(0, 1, text);
         self.run(|transaction, device| transaction.seal(device, CONVERSATION, id(1), &content))

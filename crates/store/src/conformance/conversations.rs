@@ -12,6 +12,8 @@ pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
     the_welcomes_are_those_of_the_peers_devices(store).await?;
     a_joining_stays_until_it_is_taken(store).await?;
     changed_devices_close_direct_conversations(store).await?;
+    a_device_counts_once_it_can_be_written_to(store).await?;
+    replaced_conversations_do_not_add_up(store).await?;
     one_talks_with_oneself(store).await?;
     leaves_are_what_is_known_of_their_devices(store).await
 }
@@ -65,6 +67,8 @@ async fn a_joining_stays_until_it_is_taken<S: Store>(store: &S) -> Result<(), St
     let joiner = state(two.device, 10).await?.unwrap_or_default();
     assert!(joiner.memberships.is_empty() && !joiner.more_joinings);
     let joining = joiner.joinings.first().cloned();
+    let peer = joining.as_ref().and_then(|joining| joining.peer.clone());
+    assert_eq!(peer.as_ref(), Some(&two.name), "with whom it was made, whoever asks");
     let shown = joining.map(|joining| (joining.start_seq, joining.membership.head, joining.creator_identity_key));
     assert_eq!(shown, Some((0, 2, "key of c.creator".into())));
     let creator = state(one.device, 10).await?.unwrap_or_default();
@@ -100,9 +104,7 @@ async fn changed_devices_close_direct_conversations<S: Store>(store: &S) -> Resu
     let conversation = talk(store, &one, &two).await?;
     let sent = entry("before");
     store.append(append(conversation, &one, vec![sent.clone()], 1)).await?;
-    let added = store.add_device(super::login(&two.name, DeviceId::generate())).await?;
-    let DeviceAdded::Done(change) = added else { unreachable!("{added:?}") };
-    assert_eq!((change.closed, change.removed), (vec![conversation], Vec::new()));
+    let new = super::log_in(store, &two).await?;
     let resent = store.append(append(conversation, &one, vec![sent], 1)).await?;
     assert_eq!(seqs(&resent), [1], "what was accepted stays accepted");
     let after = store.append(append(conversation, &one, vec![entry("after")], 1)).await?;
@@ -115,13 +117,86 @@ async fn changed_devices_close_direct_conversations<S: Store>(store: &S) -> Resu
     let without_the_new = crate::NewDirect { replaces: Some(conversation), ..direct(&one, &two) };
     assert_eq!(store.create_direct(without_the_new).await?, CreateDirect::OtherDevices);
     let third = super::log_in(store, &one).await?;
-    let devices = store.devices(two.name.clone()).await?;
-    let new = devices.iter().map(|record| record.device).find(|device| *device != two.device);
-    let new = super::Person { name: two.name.clone(), device: new.unwrap_or(two.device) };
     let replacing = crate::NewDirect { replaces: Some(conversation), ..direct_of(&one, &two, &[&two, &new, &third]) };
     let made = store.create_direct(replacing).await?;
     let CreateDirect::Created { joinings, .. } = made else { unreachable!("{made:?}") };
     assert_eq!(joinings.len(), 3, "all other devices of both");
+    let told = joinings.iter().filter(|(_, joining)| joining.peer.as_ref() == Some(&two.name)).count();
+    assert_eq!(told, 3, "also the creator's own: with whom");
+    let waiting = store.device_state(third.device, 1).await?.unwrap_or_default().joinings;
+    assert_eq!(waiting.first().and_then(|joining| joining.peer.as_ref()), Some(&two.name));
+    Ok(())
+}
+
+async fn a_device_counts_once_it_can_be_written_to<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "c.writes").await?, person(store, "c.half").await?);
+    let conversation = talk(store, &one, &two).await?;
+    let new = super::Person { name: two.name.clone(), device: DeviceId::generate() };
+    let added = store.add_device(super::login(&two.name, new.device)).await?;
+    let DeviceAdded::Done(change) = added else { unreachable!("{added:?}") };
+    assert_eq!((change.closed, change.removed), (Vec::new(), Vec::new()));
+    assert_eq!(seqs(&store.append(append(conversation, &one, vec![entry("still")], 1)).await?), [1]);
+    let claimed = async |now_ms| {
+        let claim = crate::Claim { account: two.name.clone(), by: one.device, reserve: 0, now_ms };
+        let packages = store.claim_key_packages(claim).await?.map(|claimed| claimed.packages).unwrap_or_default();
+        Ok::<_, StoreError>(packages.into_iter().map(|(device, _)| device).collect::<Vec<_>>())
+    };
+    assert_eq!(claimed(2).await?, [two.device], "others are written to without it");
+    let replacing = crate::NewDirect { replaces: Some(conversation), ..direct(&one, &two) };
+    let conversation = replacing.conversation;
+    assert!(matches!(store.create_direct(replacing).await?, CreateDirect::Created { .. }));
+    assert_eq!(super::offer(store, &new, 3).await?, Some(vec![conversation]));
+    assert_eq!(super::offer(store, &new, 3).await?, None, "only the first time");
+    assert_eq!(claimed(3).await?.len(), 2);
+    // Who has not been here for long does not count, until he comes back.
+    let late = crate::OFFER_LIFE_MS + 2;
+    assert_eq!(claimed(late).await?, [new.device]);
+    let without = crate::NewDirect { replaces: Some(conversation), now_ms: late, ..direct_of(&one, &two, &[&new]) };
+    let conversation = without.conversation;
+    let made = store.create_direct(without).await?;
+    assert!(matches!(made, CreateDirect::Created { .. }), "{made:?}");
+    assert_eq!(super::offer(store, &one, late).await?, Some(Vec::new()), "a member of it is in it");
+    assert_eq!(super::offer(store, &two, late).await?, Some(vec![conversation]));
+    assert_eq!(claimed(late).await?.len(), 2);
+    Ok(())
+}
+
+async fn replaced_conversations_do_not_add_up<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "c.often").await?, person(store, "c.anew").await?);
+    let old = talk(store, &one, &two).await?;
+    store.append(append(old, &one, vec![entry("1")], 1)).await?;
+    let replacing = crate::NewDirect { replaces: Some(old), ..direct(&one, &two) };
+    let new = replacing.conversation;
+    store.create_direct(replacing).await?;
+    let known = async |person: &super::Person| {
+        let state = store.device_state(person.device, 10).await?.unwrap_or_default();
+        let joining = state.joinings.iter().map(|joining| joining.membership.conversation);
+        let mut known: Vec<_> = state.memberships.iter().map(|membership| membership.conversation).collect();
+        known.extend(joining);
+        known.sort_unstable();
+        Ok::<_, StoreError>(known)
+    };
+    let moved = |conversation, person: &super::Person, seq| {
+        store.save_cursors(vec![CursorMove { conversation, device: person.device, seq, joined: true }])
+    };
+    assert_eq!(known(&one).await?, [old, new], "there is an entry that it has not acknowledged");
+    moved(old, &one, 1).await?;
+    assert_eq!(known(&one).await?, [new]);
+    // The other one comes by the new Joining, before or after the old entries.
+    moved(new, &two, 0).await?;
+    assert_eq!(known(&two).await?, [old, new]);
+    assert_eq!(super::payloads(store, old, &two, 0).await?, [(1, "1".into())]);
+    moved(old, &two, 1).await?;
+    assert_eq!(known(&two).await?, [new]);
+    let again = crate::NewDirect { replaces: Some(new), ..direct(&two, &one) };
+    let last = again.conversation;
+    store.create_direct(again).await?;
+    assert_eq!(known(&two).await?, [last]);
+    assert_eq!(known(&one).await?, [new, last], "it does not know yet");
+    moved(last, &one, 0).await?;
+    assert_eq!(known(&one).await?, [last]);
+    let late = store.append(append(old, &one, vec![entry("late")], 1)).await?;
+    assert_eq!(late, Appended::Closed { by: Some(new) }, "and it is still told what became of it");
     Ok(())
 }
 
@@ -133,6 +208,9 @@ async fn one_talks_with_oneself<S: Store>(store: &S) -> Result<(), StoreError> {
     let made = store.create_direct(own).await?;
     let CreateDirect::Created { membership, joinings, .. } = made else { unreachable!("{made:?}") };
     assert_eq!((membership.accounts, membership.others.len(), joinings.len()), (1, 0, 1));
+    assert_eq!(joinings.first().and_then(|(_, joining)| joining.peer.clone()).as_ref(), Some(&one.name));
+    let waiting = store.device_state(other.device, 1).await?.unwrap_or_default().joinings;
+    assert_eq!(waiting, joinings.into_iter().map(|(_, joining)| joining).collect::<Vec<_>>());
     assert_eq!(seqs(&store.append(append(id, &one, vec![entry("read")], 1)).await?), [1]);
     assert_eq!(super::payloads(store, id, &other, 0).await?, [(1, "read".into())]);
     let racing = store.create_direct(direct_of(&other, &one, &[&one])).await?;

@@ -22,7 +22,8 @@ pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
     a_tree_goes_with_the_last_welcome(store).await?;
     a_deleted_group_takes_nothing(store).await?;
     acquaintances_share_a_conversation(store).await?;
-    many_accounts_are_not_told(store).await
+    many_accounts_are_not_told(store).await?;
+    who_never_comes_for_his_end_is_forgotten_with_it(store).await
 }
 
 async fn group<S: Store>(store: &S, creator: &Person) -> Result<ConversationId, StoreError> {
@@ -176,7 +177,7 @@ async fn who_is_added_reads_from_there_on<S: Store>(store: &S) -> Result<(), Sto
     let [(device, joining)] = &new.joinings[..] else { unreachable!("one joins: {new:?}") };
     assert_eq!((*device, joining.start_seq, joining.group), (two.device, 3, true));
     assert_eq!((joining.membership.cursor, &joining.ratchet_tree[..]), (3, &b"tree"[..]));
-    assert_eq!(state(store, &two).await?.joinings, [joining.clone()]);
+    assert_eq!(state(store, &two).await?.joinings.first(), Some(joining));
     store.append(append(id, &one, vec![at_epoch(1)], 1)).await?;
     assert_eq!(read(store, id, &two, 0).await?, [4], "nothing from before, whatever is asked for");
     assert_eq!(seqs(&store.append(append(id, &two, vec![at_epoch(1)], 1)).await?), [5]);
@@ -292,7 +293,10 @@ async fn a_tree_goes_with_the_last_welcome<S: Store>(store: &S) -> Result<(), St
     accepted(store.append_handshake(commit(id, &one, 1, removing(&two))).await?);
     accepted(store.append_handshake(commit(id, &one, 2, adding(&[&two]))).await?);
     store.save_cursors(vec![take(&two)]).await?;
-    assert_eq!(state(store, &two).await?.joinings.len(), 1);
+    let again = state(store, &two).await?.joinings.pop().map(|joining| joining.membership);
+    let shown = again.map(|membership| (membership.ends_at, membership.closed, membership.cursor));
+    assert_eq!(shown, Some((None, false, 3)), "a member anew, though it never took its end");
+    assert_eq!(seqs(&store.append(append(id, &two, vec![at_epoch(3)], 1)).await?), [4]);
     Ok(())
 }
 
@@ -308,6 +312,8 @@ async fn a_deleted_group_takes_nothing<S: Store>(store: &S) -> Result<(), StoreE
     let second = log_in(store, &one).await?;
     assert_eq!(state(store, &second).await?.unjoined, []);
     assert_eq!(state(store, &one).await?.memberships.first().map(|membership| membership.closed), Some(true));
+    store.save_cursors(vec![CursorMove { conversation: id, device: one.device, seq: 1, joined: false }]).await?;
+    assert_eq!(state(store, &one).await?, DeviceState::default(), "it has what says so");
     Ok(())
 }
 
@@ -340,5 +346,21 @@ async fn many_accounts_are_not_told<S: Store>(store: &S) -> Result<(), StoreErro
     assert_eq!(told().await?, Some((50, 49)));
     accepted(store.append_handshake(commit(id, &one, 1, adding(&[last]))).await?);
     assert_eq!(told().await?, Some((51, 0)));
+    Ok(())
+}
+
+async fn who_never_comes_for_his_end_is_forgotten_with_it<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "g.stays").await?, person(store, "g.away").await?);
+    let id = group(store, &one).await?;
+    accepted(store.append_handshake(commit(id, &one, 0, adding(&[&two]))).await?);
+    accepted(store.append_handshake(commit(id, &one, 1, removing(&two))).await?);
+    assert_eq!(state(store, &two).await?.joinings.len(), 1);
+    // Every entry of the checks before is as old as these.
+    while store.expire(1_000, 10).await? == 10 {}
+    let left = state(store, &two).await?;
+    assert!(left.joinings.is_empty() && left.memberships.is_empty(), "{left:?}");
+    assert_eq!(read(store, id, &two, 0).await?, []);
+    let page = store.read_after(id, one.device, 0, WIDE).await?;
+    assert_eq!(page.expired_through, 2, "a member learns what it missed, and joins again");
     Ok(())
 }

@@ -84,14 +84,16 @@ fn same_id(connection: &Connection, direct: &NewDirect, low: &str, high: &str) -
     Ok(same.map(|same| if same { CreateDirect::Repeated } else { CreateDirect::Conflict }))
 }
 
-/// Welcomes and leaves must be those of the devices that there are.
+/// Welcomes and leaves must be those of the devices that can be written to, and of the one that asks.
 fn other_devices(connection: &Connection, direct: &NewDirect) -> Result<Option<CreateDirect>> {
-    let of_peer = devices::of_account(connection, &direct.peer)?;
+    let reachable = |account| devices::reachable(connection, account, direct.now_ms);
+    let of_peer = reachable(&direct.peer)?;
     if of_peer.is_empty() {
         return Ok(Some(CreateDirect::OtherDevices));
     }
-    let mut all: BTreeSet<DeviceId> = devices::of_account(connection, &direct.creator)?.into_iter().collect();
+    let mut all: BTreeSet<DeviceId> = reachable(&direct.creator)?.into_iter().collect();
     all.extend(of_peer);
+    all.insert(direct.device);
     let mut given: BTreeSet<DeviceId> = direct.welcomes.iter().map(|welcome| welcome.device).collect();
     let is_new = given.len() == direct.welcomes.len() && given.insert(direct.device);
     if !is_new || given != all {
@@ -115,11 +117,13 @@ fn insert(connection: &Connection, direct: &NewDirect, closed: Option<Conversati
         let sql = "UPDATE conversation SET closed_by = ?2 WHERE id = ?1";
         columns::execute(connection, sql, [closed.as_bytes(), id])?;
         handshakes::forget_state(connection, closed)?;
+        leave_closed(connection, closed, direct.device)?;
     }
     let (low, high) = pair(direct);
-    let sql = "INSERT INTO conversation (id, kind, low, high, creator_device, epoch, created_ms)
-               VALUES (?1, ?7, ?2, ?3, ?4, ?5, ?6)";
-    let values = params![id, low, high, direct.device.as_bytes(), direct.epoch, direct.now_ms, columns::DIRECT];
+    let sql = "INSERT INTO conversation (id, kind, low, high, creator_device, epoch, created_ms, accounts)
+               VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let accounts = if low == high { 1 } else { 2 };
+    let values = params![id, low, high, direct.device.as_bytes(), direct.epoch, direct.now_ms, accounts];
     columns::execute(connection, sql, values)?;
     handshakes::save_state(connection, direct.conversation, &direct.state, &direct.group_info)?;
     for leaf in &direct.leaves {
@@ -129,8 +133,8 @@ fn insert(connection: &Connection, direct: &NewDirect, closed: Option<Conversati
         connection,
         &Joiners {
             conversation: direct.conversation,
-            group: false,
             creator: &direct.creator,
+            peer: Some(&direct.peer),
             welcomes: &direct.welcomes,
             epoch: direct.epoch,
             ratchet_tree: &direct.ratchet_tree,
@@ -161,6 +165,14 @@ pub(super) fn insert_member(
     columns::execute(connection, sql, values).map(drop)
 }
 
+/// A device that knows that a conversation was replaced, and has all of it, is no member of it any more: closed
+/// conversations would add up for good.
+pub(super) fn leave_closed(connection: &Connection, conversation: ConversationId, device: DeviceId) -> Result<()> {
+    let sql = "DELETE FROM member WHERE conversation = ?1 AND device = ?2
+               AND cursor >= (SELECT head FROM conversation WHERE id = ?1 AND closed_by IS NOT NULL)";
+    columns::execute(connection, sql, [conversation.as_bytes(), device.as_bytes()]).map(drop)
+}
+
 // ------------------------------------------------------------ groups
 
 fn create_group(connection: &Connection, group: &NewGroup) -> Result<CreateGroup> {
@@ -173,8 +185,8 @@ fn create_group(connection: &Connection, group: &NewGroup) -> Result<CreateGroup
     if !devices::is_leaf(connection, creator)? {
         return Ok(CreateGroup::OtherLeaf);
     }
-    let sql = "INSERT INTO conversation (id, kind, low, high, creator_device, epoch, created_ms)
-               VALUES (?1, ?2, '', '', ?3, 0, ?4)";
+    let sql = "INSERT INTO conversation (id, kind, low, high, creator_device, epoch, created_ms, accounts)
+               VALUES (?1, ?2, '', '', ?3, 0, ?4, 1)";
     let values = params![id, columns::GROUP, creator.device.as_bytes(), group.now_ms];
     columns::execute(connection, sql, values)?;
     handshakes::save_state(connection, group.conversation, &group.state, &group.group_info)?;
@@ -188,11 +200,11 @@ fn create_group(connection: &Connection, group: &NewGroup) -> Result<CreateGroup
 
 fn state(connection: &Connection, device: DeviceId, limit: u32) -> Result<Option<DeviceState>> {
     let Some(account) = devices::owner(connection, device)? else { return Ok(None) };
-    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by, m.ends_at, c.kind, c.low = c.high, c.epoch
+    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by, m.ends_at, c.epoch, c.accounts
                FROM member m JOIN conversation c ON c.id = m.conversation WHERE m.device = ?1
                AND NOT EXISTS (SELECT 1 FROM joining j WHERE j.device = ?1 AND j.conversation = m.conversation)
                ORDER BY c.id";
-    let mut memberships = columns::all(connection, sql, [device.as_bytes()], |row| membership(row))?;
+    let mut memberships = columns::all(connection, sql, [device.as_bytes()], membership)?;
     for membership in &mut memberships {
         complete(connection, membership, &account)?;
     }
@@ -212,43 +224,36 @@ pub(super) fn membership_of(
     conversation: ConversationId,
     device: DeviceId,
 ) -> Result<Option<Membership>> {
-    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by, m.ends_at, c.kind, c.low = c.high, c.epoch,
-               m.account FROM member m JOIN conversation c ON c.id = m.conversation
+    let sql = "SELECT c.id, m.cursor, c.head, c.abandoned, c.closed_by, m.ends_at, c.epoch, c.accounts, m.account
+               FROM member m JOIN conversation c ON c.id = m.conversation
                WHERE m.conversation = ?1 AND m.device = ?2";
     let found = columns::first(connection, sql, [conversation.as_bytes(), device.as_bytes()], |row| {
-        Ok((membership(row)?, columns::account(row, 9)?))
+        Ok((membership(row)?, columns::account(row, 8)?))
     })?;
     let Some((mut membership, account)) = found else { return Ok(None) };
     complete(connection, &mut membership, &account)?;
     Ok(Some(membership))
 }
 
-/// From the columns id, cursor, head, abandoned, closed_by, ends_at, kind, low = high, epoch. `accounts` is 0 for a group.
+/// From the columns id, cursor, head, abandoned, closed_by, ends_at, epoch, accounts.
 fn membership(row: &Row<'_>) -> Result<Membership> {
     let closed_by = columns::optional_conversation(row, 4)?;
     let ends_at: Option<u64> = row.get(5)?;
-    let accounts = match columns::conversation_kind(row, 6)? {
-        crate::ConversationKind::Direct => 2 - u32::from(row.get::<_, bool>(7)?),
-        crate::ConversationKind::Group => 0,
-    };
     Ok(Membership {
         conversation: columns::conversation(row, 0)?,
         cursor: row.get(1)?,
         head: row.get(2)?,
-        epoch: row.get(8)?,
+        epoch: row.get(6)?,
         closed: row.get::<_, bool>(3)? || closed_by.is_some() || ends_at.is_some(),
         closed_by,
         ends_at,
         others: Vec::new(),
-        accounts,
+        accounts: row.get(7)?,
     })
 }
 
-/// Counts a group's accounts, and adds the others' devices where these are told.
+/// Adds the others' devices where these are told.
 fn complete(connection: &Connection, membership: &mut Membership, own: &AccountName) -> Result<()> {
-    if membership.accounts == 0 {
-        membership.accounts = account_count(connection, membership.conversation)?;
-    }
     if membership.accounts > TELLING_ACCOUNTS || membership.ends_at.is_some() {
         return Ok(());
     }
@@ -259,10 +264,4 @@ fn complete(connection: &Connection, membership: &mut Membership, own: &AccountN
         Ok(OtherDevice { account: columns::account(row, 0)?, device: columns::device(row, 1)?, cursor: row.get(2)? })
     })?;
     Ok(())
-}
-
-/// How many accounts are in a group.
-pub(super) fn account_count(connection: &Connection, conversation: ConversationId) -> Result<u32> {
-    let sql = "SELECT count(*) FROM roster WHERE conversation = ?1";
-    Ok(columns::first(connection, sql, [conversation.as_bytes()], |row| row.get(0))?.unwrap_or(0))
 }

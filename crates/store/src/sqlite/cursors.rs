@@ -4,9 +4,11 @@
 
 use std::collections::BTreeSet;
 
+use fastchat_wire::DeviceId;
 use rusqlite::{Connection, Result, params};
+use uuid::Uuid;
 
-use super::{SqliteStore, columns};
+use super::{SqliteStore, columns, conversations};
 use crate::{CursorMove, Cursors, Outcome};
 
 impl Cursors for SqliteStore {
@@ -25,20 +27,46 @@ fn save(connection: &Connection, moves: &[CursorMove]) -> Result<()> {
             moved.insert(conversation);
         }
         if *joined {
-            let sql = "DELETE FROM joining WHERE conversation = ?1 AND device = ?2 AND start_seq <= ?3";
-            columns::execute(connection, sql, params![conversation, device, seq])?;
+            joined_anew(connection, conversation, device, *seq)?;
         }
     }
     for conversation in moved {
-        // Who was removed and has the entry that says so needs nothing more.
-        let sql = "DELETE FROM member WHERE conversation = ?1 AND cursor >= ends_at RETURNING device";
-        for device in columns::all(connection, sql, [conversation], |row| columns::device(row, 0))? {
-            let sql = "DELETE FROM joining WHERE conversation = ?1 AND device = ?2";
-            columns::execute(connection, sql, [conversation, device.as_bytes()])?;
-        }
-        let sql = "DELETE FROM entry WHERE conversation = ?1
-                   AND seq <= (SELECT min(cursor) FROM member WHERE conversation = ?1)";
-        columns::execute(connection, sql, [conversation])?;
+        trim(connection, conversation)?;
     }
     Ok(())
+}
+
+/// The device has taken its Joining, and knows by it which conversation is replaced.
+fn joined_anew(connection: &Connection, conversation: &[u8; 16], device: &[u8; 16], seq: u64) -> Result<()> {
+    let sql = "DELETE FROM joining WHERE conversation = ?1 AND device = ?2 AND start_seq <= ?3 RETURNING replaces";
+    let values = params![conversation, device, seq];
+    let replaced = columns::all(connection, sql, values, |row| columns::optional_conversation(row, 0))?;
+    for replaced in replaced.into_iter().flatten() {
+        conversations::leave_closed(connection, replaced, DeviceId(Uuid::from_bytes(*device)))?;
+    }
+    Ok(())
+}
+
+/// The device is no member any more: its Welcome is of no use.
+pub(super) fn forget_joining(connection: &Connection, conversation: &[u8; 16], device: DeviceId) -> Result<()> {
+    let sql = "DELETE FROM joining WHERE conversation = ?1 AND device = ?2";
+    columns::execute(connection, sql, [conversation, device.as_bytes()]).map(drop)
+}
+
+/// Members that need nothing more go, and then the entries that nobody needs.
+fn trim(connection: &Connection, conversation: &[u8; 16]) -> Result<()> {
+    // Who was removed and has the entry that says so.
+    let sql = "DELETE FROM member WHERE conversation = ?1 AND cursor >= ends_at RETURNING device";
+    for device in columns::all(connection, sql, [conversation], |row| columns::device(row, 0))? {
+        forget_joining(connection, conversation, device)?;
+    }
+    // Who has all of a conversation that was replaced, or of a group that was deleted.
+    let sql = "DELETE FROM member WHERE conversation = ?1 AND cursor >= (SELECT head FROM conversation
+               WHERE id = ?1 AND (closed_by IS NOT NULL OR (kind = 2 AND abandoned = 1)))
+               AND NOT EXISTS (SELECT 1 FROM joining j WHERE j.conversation = ?1 AND j.device = member.device)";
+    columns::execute(connection, sql, [conversation])?;
+    let sql = "DELETE FROM entry WHERE conversation = ?1 AND seq <= coalesce(
+               (SELECT min(cursor) FROM member WHERE conversation = ?1),
+               (SELECT head FROM conversation WHERE id = ?1))";
+    columns::execute(connection, sql, [conversation]).map(drop)
 }

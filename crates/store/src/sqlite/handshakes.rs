@@ -153,7 +153,7 @@ fn append_one(connection: &Connection, append: &AppendHandshake) -> Result<Hands
     {
         return Ok(refusal);
     }
-    insert(connection, append, there.kind)
+    insert(connection, append)
 }
 
 fn is_blocked_by_peer(connection: &Connection, append: &AppendHandshake) -> Result<bool> {
@@ -178,16 +178,17 @@ fn refusal(connection: &Connection, append: &AppendHandshake, commit: &NewCommit
     Ok(None)
 }
 
-fn insert(connection: &Connection, append: &AppendHandshake, kind: ConversationKind) -> Result<HandshakeAppended> {
+fn insert(connection: &Connection, append: &AppendHandshake) -> Result<HandshakeAppended> {
     let (id, entry) = (append.conversation.as_bytes(), &append.entry);
     let sql = match append.commit {
         Some(_) => {
             "UPDATE conversation SET head = head + 1, epoch = epoch + 1, pending = 0 WHERE id = ?1
-                    RETURNING head"
+             RETURNING head, accounts"
         }
-        None => "UPDATE conversation SET head = head + 1, pending = pending + 1 WHERE id = ?1 RETURNING head",
+        None => "UPDATE conversation SET head = head + 1, pending = pending + 1 WHERE id = ?1 RETURNING head, accounts",
     };
-    let seq = columns::all(connection, sql, [id], |row| row.get::<_, u64>(0))?.pop().unwrap_or(0);
+    let counts = columns::all(connection, sql, [id], |row| Ok((row.get::<_, u64>(0)?, row.get(1)?)))?.pop();
+    let (seq, accounts) = counts.unwrap_or_default();
     let entry = Entry {
         seq,
         message_id: entry.message_id,
@@ -204,21 +205,17 @@ fn insert(connection: &Connection, append: &AppendHandshake, kind: ConversationK
         joinings: Vec::new(),
         removed: Vec::new(),
         joined: Vec::new(),
-        accounts: 0,
+        accounts,
         deleted: false,
         entry,
     };
     match &append.commit {
-        Some(commit) => apply(connection, append, commit, seq, kind, &mut new)?,
+        Some(commit) => apply(connection, append, commit, seq, &mut new)?,
         None => {
             let sql = "UPDATE public_state SET state = ?2 WHERE conversation = ?1";
             columns::execute(connection, sql, params![id, &append.state[..]])?;
         }
     }
-    new.accounts = match kind {
-        ConversationKind::Group => conversations::account_count(connection, append.conversation)?,
-        ConversationKind::Direct => 2,
-    };
     if append.commit.as_ref().is_some_and(|commit| commit.external) {
         new.own = conversations::membership_of(connection, append.conversation, append.device)?;
     }
@@ -230,7 +227,6 @@ fn apply(
     append: &AppendHandshake,
     commit: &NewCommit,
     seq: u64,
-    kind: ConversationKind,
     new: &mut NewHandshake,
 ) -> Result<()> {
     let (conversation, id) = (append.conversation, append.conversation.as_bytes());
@@ -257,12 +253,17 @@ fn apply(
         let sql = "DELETE FROM roster WHERE conversation = ?1 AND account = ?2";
         columns::execute(connection, sql, params![id, account.as_str()])?;
     }
+    if !(commit.joined.is_empty() && commit.left.is_empty()) {
+        let sql = "UPDATE conversation SET accounts = (SELECT count(*) FROM roster WHERE conversation = ?1)
+                   WHERE id = ?1 RETURNING accounts";
+        new.accounts = columns::all(connection, sql, [id], |row| row.get(0))?.pop().unwrap_or(0);
+    }
     new.joinings = joinings::insert(
         connection,
         &Joiners {
             conversation,
-            group: kind == ConversationKind::Group,
             creator: &append.account,
+            peer: None,
             welcomes: &commit.welcomes,
             epoch: append.entry.epoch + 1,
             ratchet_tree: &commit.ratchet_tree,

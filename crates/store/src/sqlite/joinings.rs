@@ -15,8 +15,9 @@ const AT_ONCE: usize = 8 << 20;
 /// Those who join a conversation by one commit.
 pub(super) struct Joiners<'a> {
     pub(super) conversation: ConversationId,
-    pub(super) group: bool,
     pub(super) creator: &'a AccountName,
+    /// With whom, in a direct conversation.
+    pub(super) peer: Option<&'a AccountName>,
     pub(super) welcomes: &'a [NewWelcome],
     /// Of the Welcomes.
     pub(super) epoch: u64,
@@ -48,10 +49,11 @@ pub(super) fn insert(connection: &Connection, joiners: &Joiners<'_>) -> Result<V
         let joining = Joining {
             creator: joiners.creator.clone(),
             creator_identity_key: identity_key.clone(),
+            peer: joiners.peer.cloned(),
             welcome: welcome.welcome.clone(),
             join_key: welcome.join_key.clone(),
             ratchet_tree: joiners.ratchet_tree.clone(),
-            group: joiners.group,
+            group: joiners.peer.is_none(),
             start_seq: joiners.start_seq,
             replaces: joiners.replaces,
             time_ms: joiners.now_ms,
@@ -83,7 +85,7 @@ fn insert_one(connection: &Connection, joiners: &Joiners<'_>, welcome: &NewWelco
 /// The oldest joinings of a device, and whether there are more.
 pub(super) fn of_device(connection: &Connection, device: DeviceId, limit: u32) -> Result<(Vec<Joining>, bool)> {
     let sql = "SELECT j.creator, j.creator_identity_key, j.welcome, j.join_key, j.start_seq, j.replaces, j.time_ms,
-               c.kind, t.tree, c.id FROM joining j
+               c.kind, t.tree, c.id, iif(j.creator = c.low, c.high, c.low) FROM joining j
                JOIN conversation c ON c.id = j.conversation
                LEFT JOIN welcome_tree t ON t.conversation = j.conversation AND t.epoch = j.tree_epoch
                WHERE j.device = ?1 ORDER BY j.time_ms, c.id LIMIT ?2";
@@ -104,15 +106,17 @@ pub(super) fn of_device(connection: &Connection, device: DeviceId, limit: u32) -
 fn joining(connection: &Connection, device: DeviceId, row: &Row<'_>) -> Result<Option<Joining>> {
     let conversation = columns::conversation(row, 9)?;
     let Some(membership) = conversations::membership_of(connection, conversation, device)? else { return Ok(None) };
+    let group = columns::conversation_kind(row, 7)? == crate::ConversationKind::Group;
     Ok(Some(Joining {
         creator: columns::account(row, 0)?,
         creator_identity_key: columns::bytes(row, 1)?,
+        peer: if group { None } else { Some(columns::account(row, 10)?) },
         welcome: columns::bytes(row, 2)?,
         join_key: columns::bytes(row, 3)?,
         start_seq: row.get(4)?,
         replaces: columns::optional_conversation(row, 5)?,
         time_ms: row.get(6)?,
-        group: columns::conversation_kind(row, 7)? == crate::ConversationKind::Group,
+        group,
         ratchet_tree: row.get::<_, Option<Vec<u8>>>(8)?.unwrap_or_default().into(),
         membership,
     }))

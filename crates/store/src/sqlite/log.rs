@@ -6,7 +6,7 @@
 use fastchat_wire::{ConversationId, DeviceId, MessageId};
 use rusqlite::{Connection, Result, params};
 
-use super::{SqliteStore, blocks, columns};
+use super::{SqliteStore, blocks, columns, cursors};
 use crate::{Append, Appended, Entry, Kind, Log, NewEntry, Outcome, Page, PageBounds};
 
 impl Log for SqliteStore {
@@ -183,7 +183,8 @@ fn read(
 ) -> Result<Page> {
     // One read transaction: head, expiry and entries belong together.
     let transaction = connection.unchecked_transaction()?;
-    let sql = "SELECT coalesce(m.ends_at, c.head), c.expired_through, m.starts_after FROM conversation c JOIN member m ON m.conversation = c.id
+    let sql = "SELECT coalesce(m.ends_at, c.head), c.expired_through, m.starts_after
+               FROM conversation c JOIN member m ON m.conversation = c.id
                WHERE c.id = ?1 AND m.device = ?2";
     let ends = columns::first(&transaction, sql, [conversation.as_bytes(), device.as_bytes()], |row| {
         Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?, row.get::<_, u64>(2)?))
@@ -238,8 +239,10 @@ fn expire(connection: &Connection, before_ms: u64, limit: u32) -> Result<u32> {
         columns::execute(connection, sql, values)?;
         let sql = "DELETE FROM entry WHERE conversation = ?1 AND seq <= ?2 AND expired = 0";
         columns::execute(connection, sql, values)?;
-        let sql = "DELETE FROM member WHERE conversation = ?1 AND ends_at <= ?2";
-        columns::execute(connection, sql, values)?;
+        let sql = "DELETE FROM member WHERE conversation = ?1 AND ends_at <= ?2 RETURNING device";
+        for device in columns::all(connection, sql, values, |row| columns::device(row, 0))? {
+            cursors::forget_joining(connection, conversation.as_bytes(), device)?;
+        }
         count += entries;
     }
     Ok(count)

@@ -124,14 +124,21 @@ CREATE TABLE invite (
 const VERSION_2: &str = "
 ALTER TABLE device ADD COLUMN added_ms INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE device ADD COLUMN seen_ms INTEGER NOT NULL DEFAULT 0;
+-- offered_ms: when its key package of last resort came; 0: there is none. Others write to it for 80 days from then on.
+ALTER TABLE device ADD COLUMN offered_ms INTEGER NOT NULL DEFAULT 0;
+UPDATE device SET offered_ms = unixepoch() * 1000
+WHERE EXISTS (SELECT 1 FROM key_package k WHERE k.device = device.id AND k.last_resort = 1);
 
 -- kind: 1 direct (low = high for one's own), 2 group (low and high are empty).
--- pending: leave proposals of this epoch.
+-- pending: leave proposals of this epoch. accounts: how many are members.
 -- abandoned: from now on also a group that was deleted.
 ALTER TABLE conversation ADD COLUMN kind INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE conversation ADD COLUMN pending INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE conversation ADD COLUMN accounts INTEGER NOT NULL DEFAULT 2;
 DROP INDEX conversation_of_pair;
 CREATE UNIQUE INDEX conversation_of_pair ON conversation (low, high) WHERE kind = 1 AND closed_by IS NULL;
+-- Who knows whom, also by one that was replaced.
+CREATE INDEX conversation_of_acquaintances ON conversation (low, high) WHERE kind = 1;
 CREATE INDEX conversation_by_high ON conversation (high) WHERE kind = 1 AND closed_by IS NULL;
 -- Conversations of version 1 have no public state: they are made anew.
 UPDATE conversation SET abandoned = 1 WHERE closed_by IS NULL;
@@ -191,14 +198,24 @@ CREATE TABLE login_grant (
 
 /// Brings the database up to date.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    migrate_to(MIGRATIONS, connection, path)
+}
+
+/// For tests: as the first version left a database.
+#[cfg(test)]
+pub(super) fn migrate_to_first(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    migrate_to(&[VERSION_1], connection, path)
+}
+
+fn migrate_to(steps: &[&str], connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let known = u32::try_from(steps.len()).unwrap_or(u32::MAX);
     let database = |cause| OpenError::Database { path: path.to_owned(), cause };
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(database)?;
     let found: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
     if found > known {
         return Err(OpenError::Newer { path: path.to_owned(), found, known });
     }
-    for step in MIGRATIONS.iter().skip(found as usize) {
+    for step in steps.iter().skip(found as usize) {
         transaction.execute_batch(step).map_err(database)?;
     }
     if found < known {

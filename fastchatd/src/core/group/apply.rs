@@ -6,12 +6,13 @@
 use fastchat_e2ee::{Applied, ProcessError, Processed, Transaction};
 use fastchat_ipc::EventKind;
 use fastchat_wire::{AccountName, ConversationId, MessageId, v1};
+use prost::Message as _;
 
 use crate::{
     fault,
     store::{
         StoreError,
-        rows::{HandshakeKind, Peer, Standing},
+        rows::{GroupRow, HandshakeKind, HandshakeRow, Peer, Standing},
     },
 };
 
@@ -32,14 +33,7 @@ impl Core {
         };
         step.write.handshake(account, chat, None)?;
         if row.kind == HandshakeKind::Leave {
-            if let Some(mut group) = self.group_row(account, chat).cloned() {
-                group.standing = Standing::Leaving;
-                step.group = Some(group);
-            }
-            step.events.push(self.group_changed(account, chat));
-            self.finish(step)?;
-            fault::point("proposal-in-log");
-            return self.pump(account, chat);
+            return self.left_by_us(step, &row);
         }
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
@@ -56,6 +50,23 @@ impl Core {
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
         self.applied(step, &applied, authenticator, "commit-merged").map(drop)
+    }
+
+    /// Our leaving stands in the log. The commit that takes it in refers to it, so it is kept with the others'.
+    fn left_by_us(&mut self, mut step: Step, row: &HandshakeRow) -> Result<(), Broken> {
+        let (account, chat, id) = (step.account, step.conversation.chat, step.id);
+        let frame = v1::Handshake::decode(row.frame.as_slice()).map_err(|_| StoreError::Damaged)?;
+        let state = self.store.state(account);
+        let mut transaction = Transaction::new(&state);
+        if let Err(error) = transaction.process(id.0, row.id.0, &frame.message) {
+            tracing::error!(%error, "our own leaving cannot be followed");
+            self.finish(step)?;
+            return self.state_lost(account, chat, id);
+        }
+        step.write.state(account, transaction.into_changes());
+        let own = self.own_name(account);
+        fault::point("proposal-in-log");
+        self.leaving(step, &own)
     }
 
     /// A handshake message of another device. Gives the chat, if it holds news.
@@ -77,7 +88,9 @@ impl Core {
             Ok(Processed::Applied(applied)) => {
                 let authenticator = authenticator(&transaction, id)?;
                 step.write.state(account, transaction.into_changes());
-                let lost = self.store.handshake(account, chat)?.is_some();
+                let lost = self.store.handshake(account, chat)?.is_some_and(|row| row.conversation == id);
+                let work = self.work(account, chat);
+                (work.pauses, work.behind) = (0, None);
                 if lost {
                     // Ours has lost, whatever the server is about to say.
                     step.write.handshake(account, chat, None)?;
@@ -110,6 +123,8 @@ impl Core {
                 tracing::warn!(%error, "a change of a conversation cannot be followed");
                 let lost = match &error {
                     ProcessError::UnknownConversation => true,
+                    // The log is at the next epoch, whatever is wrong with what took it there.
+                    ProcessError::Invalid(_) => true,
                     ProcessError::WrongEpoch { current, found } => found > current,
                     _ => false,
                 };
@@ -164,7 +179,7 @@ impl Core {
         authenticator: Vec<u8>,
         point: &str,
     ) -> Result<bool, Broken> {
-        let (account, chat, id) = (step.account, step.conversation.chat, step.id);
+        let (account, chat) = (step.account, step.conversation.chat);
         step.conversation.epoch = applied.epoch;
         self.unseal(&mut step)?;
         let effect = &applied.effect;
@@ -175,6 +190,9 @@ impl Core {
         let news = step.news;
         self.finish(step)?;
         fault::point(point);
+        if self.group_row(account, chat).is_some() {
+            self.release_if_free(account, chat)?;
+        }
         self.pump(account, chat)?;
         Ok(news)
     }
@@ -223,14 +241,30 @@ impl Core {
     }
 
     /// The group is over for us, for a reason that did not come out of its log.
-    pub(in crate::core) fn give_up_group(&mut self, account: u32, chat: u32, why: &str) -> Result<(), Broken> {
+    /// `refused`: the server's word alone does not bring it back.
+    pub(in crate::core) fn give_up_group(
+        &mut self,
+        account: u32,
+        chat: u32,
+        why: &str,
+        refused: bool,
+    ) -> Result<(), Broken> {
         let Ok(id) = self.chat_id(account, chat).parse::<ConversationId>() else { return Ok(()) };
         let Some(mut step) = self.step_in(account, id) else { return Ok(()) };
-        step.notice(self.now, why.to_owned())?;
+        // A group that never was more than a name says it once.
+        let nameless = |group: &GroupRow| group.members.is_empty() && group.epoch == 0;
+        let said = self.group_row(account, chat).is_some_and(nameless) && step.chat.next_position > 1;
+        if !said {
+            step.notice(self.now, why.to_owned())?;
+        }
         step.write.creation(account, chat, None)?;
         self.end_group(&mut step, Standing::Left)?;
+        if let Some(group) = &mut step.group {
+            group.refused = refused;
+        }
         step.events.push(self.group_changed(account, chat));
         self.finish(step)?;
+        self.next_unjoined(account)?;
         self.pump(account, chat)
     }
 

@@ -44,6 +44,7 @@ impl Core {
             return Ok(true);
         }
         let Some(id) = self.open_conversation(account, chat) else {
+            self.end_tasks(account, chat)?;
             return Ok(false);
         };
         if self.next_task(account, chat, id)? {
@@ -70,7 +71,7 @@ impl Core {
     /// The conversation that a chat's messages go into, if there is one.
     pub(in crate::core) fn open_conversation(&self, account: u32, chat: u32) -> Option<ConversationId> {
         let id = self.store.tables().chats.get(&(account, chat))?.conversation?;
-        self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed).map(|_| id)
+        self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed && row.chat == chat).map(|_| id)
     }
 
     pub(in crate::core) fn send_handshake(
@@ -112,7 +113,7 @@ impl Core {
             self.fail_task(account, chat, number, &error)?;
         }
         self.fail_outbox(account, chat, &error.message)?;
-        self.give_up_group(account, chat, &format!("the server did not make this group: {}", error.message))
+        self.give_up_group(account, chat, &format!("the server did not make this group: {}", error.message), true)
     }
 
     /// The server has a handshake message of ours.
@@ -158,8 +159,7 @@ impl Core {
         match failure.code() {
             Code::StaleEpoch if row.kind == HandshakeKind::Commit || row.kind == HandshakeKind::Leave => {
                 // The winner is on its way through the log, and takes this one's place.
-                self.retry_later(account, chat, failure);
-                Ok(())
+                self.behind(account, chat, row.conversation, failure)
             }
             Code::StaleEpoch | Code::ProposalsPending => {
                 self.drop_handshake(account, chat, &row)?;
@@ -170,11 +170,18 @@ impl Core {
                 self.retry_later(account, chat, failure);
                 Ok(())
             }
+            Code::NotAMember | Code::NotFound | Code::ClosedConversation
+                if row.kind != HandshakeKind::Rejoin && self.may_be_told(account, chat) =>
+            {
+                self.drop_handshake(account, chat, &row)?;
+                self.retry_later(account, chat, failure);
+                Ok(())
+            }
             Code::NotAMember | Code::NotFound | Code::ClosedConversation => {
                 self.drop_handshake(account, chat, &row)?;
                 if row.kind == HandshakeKind::Rejoin || failure.code() == Code::ClosedConversation {
                     let text = "the server says that this account is no member of the group, or that it is no more";
-                    self.give_up_group(account, chat, text)?;
+                    self.give_up_group(account, chat, text, true)?;
                 } else {
                     self.end_conversation(account, chat, row.conversation)?;
                 }
@@ -199,6 +206,13 @@ impl Core {
                 self.pump(account, chat)
             }
         }
+    }
+
+    /// The server takes nothing more from us into a group, and the log, which may be on its way here still, has not
+    /// said why: it gets some time to.
+    pub(in crate::core) fn may_be_told(&mut self, account: u32, chat: u32) -> bool {
+        const PAUSES: u32 = 6;
+        self.group_row(account, chat).is_some() && self.work(account, chat).pauses < PAUSES
     }
 
     /// A handshake message of ours is not in the log, and will not be.

@@ -26,6 +26,8 @@ use super::super::{
 
 /// Accounts whose key packages are claimed for one commit at most.
 const ADDED_AT_ONCE: usize = 100;
+/// How long a claim that brought nothing waits before the next.
+const EMPTY_CLAIM_MS: u64 = 5_000;
 /// Leaves that one commit adds at most.
 const LEAVES_AT_ONCE: usize = 250;
 
@@ -39,6 +41,8 @@ enum Next {
     Commit(Wanted),
     /// We say that we leave.
     Leave,
+    /// It is up to others now.
+    Wait,
     /// It cannot be reached.
     Never(ApiError),
 }
@@ -70,23 +74,49 @@ impl Core {
 
     /// Goes on with the first of a chat's tasks. `true`: something is under way.
     pub(in crate::core) fn next_task(&mut self, account: u32, chat: u32, id: ConversationId) -> Result<bool, Broken> {
-        for (number, task) in self.store.tasks(account, chat)? {
+        let tasks = self.store.tasks(account, chat)?;
+        let claimed = self.work(account, chat).claims.as_ref().map(|claims| claims.task);
+        if claimed.is_some_and(|task| task > 0 && tasks.iter().all(|(number, _)| *number != task)) {
+            self.work(account, chat).claims = None;
+        }
+        let mut asked = false;
+        for (number, task) in tasks {
             match self.towards(account, chat, id, &task) {
                 Next::Done => self.end_task(account, chat, number)?,
                 Next::Never(error) => self.fail_task(account, chat, number, &error)?,
+                // What else is to be done need not wait for key packages. What there is to say waits while they are on
+                // their way: whoever is being added shall read it too.
                 Next::Claim(names) => {
-                    if self.work(account, chat).claims.is_none() {
-                        self.claim(account, chat, number, names);
+                    if let Some(claims) = self.claims_for(account, chat, number, names) {
+                        let wanted = Wanted::default();
+                        return self.make_commit(account, chat, id, number, &wanted, &claims);
                     }
-                    return Ok(true);
+                    asked |= self.work(account, chat).claims.is_some();
                 }
+                Next::Wait => {}
                 Next::Commit(wanted) => {
                     return self.make_commit(account, chat, id, number, &wanted, &Claims::default());
                 }
                 Next::Leave => return self.say_leaving(account, chat, id, number),
             }
         }
-        Ok(false)
+        Ok(asked)
+    }
+
+    /// The key packages for a task, if all of them are here. Else they are asked for, unless they are already, or the
+    /// server has asked for a pause.
+    fn claims_for(&mut self, account: u32, chat: u32, task: u64, names: BTreeSet<AccountName>) -> Option<Claims> {
+        let now = self.now;
+        let work = self.work(account, chat);
+        match &work.claims {
+            Some(claims) if claims.task == task && claims.is_complete() => work.claims.take(),
+            Some(_) => None,
+            None if work.claim_at > now => None,
+            None => {
+                self.claim(account, chat, task, names);
+                None
+            }
+        }
     }
 
     fn towards(&self, account: u32, chat: u32, id: ConversationId, task: &TaskRow) -> Next {
@@ -100,6 +130,8 @@ impl Core {
         let Some(group) = self.group_row(account, chat) else { return Next::Done };
         if group.standing != Standing::Active {
             return match task {
+                // The commit that takes us out ends this task; one that lets our leaving lapse has it said again.
+                TaskRow::Leave if group.standing == Standing::Leaving => Next::Wait,
                 TaskRow::Leave
                 | TaskRow::Delete
                 | TaskRow::Update
@@ -186,23 +218,6 @@ impl Core {
         if admins == before { Next::Done } else { profile_only(group.profile(admins.into_iter().collect())) }
     }
 
-    /// Key packages for an Add have come.
-    pub(in crate::core) fn add_claimed(&mut self, account: u32, chat: u32, claims: &Claims) -> Result<(), Broken> {
-        fault::point("add-claimed");
-        let tasks = self.store.tasks(account, chat)?;
-        let open = self.open_conversation(account, chat);
-        let work = self.work(account, chat);
-        let busy = work.handshaking || work.submitting;
-        let (Some(id), true) = (open, tasks.iter().any(|(number, _)| *number == claims.task) && !busy) else {
-            return self.pump(account, chat);
-        };
-        // A commit of somebody else's may have come meanwhile, and one of ours may be on its way.
-        if self.store.handshake(account, chat)?.is_none() {
-            self.make_commit(account, chat, id, claims.task, &Wanted::default(), claims)?;
-        }
-        self.pump(account, chat)
-    }
-
     /// Makes a commit, stores it, and sends it. `true`: it is under way.
     fn make_commit(
         &mut self,
@@ -226,7 +241,16 @@ impl Core {
         let new = |name: &AccountName| {
             let mut packages = claims.got.get(name).map(devices_and_packages)?;
             let member = self.group_row(account, chat)?.members.iter().find(|member| member.name == *name);
-            packages.retain(|(device, _)| member.is_none_or(|member| !member.devices.contains(&DeviceId(*device))));
+            // Somebody else was faster; what is missing of others' devices comes in by itself.
+            if member.is_some() && !self.is_own_name(account, name) {
+                return None;
+            }
+            let revoked = self.store.tables().accounts.get(&account).map(|row| row.revoked.as_slice());
+            let here = member.map(|member| member.devices.as_slice());
+            packages.retain(|(device, _)| {
+                let is_in = |devices: Option<&[DeviceId]>| devices.is_some_and(|d| d.contains(&DeviceId(*device)));
+                !is_in(here) && !is_in(revoked)
+            });
             Some(packages)
         };
         let packages: Vec<_> = identities.iter().map(|(name, _)| new(name)).collect();
@@ -240,9 +264,16 @@ impl Core {
                 packages,
             })
         });
+        let add: Vec<PeerPackages<'_>> = add.collect();
+        if add.is_empty() && !claims.got.is_empty() {
+            // They came for nothing: whose devices are asked for is others than a moment ago.
+            self.work(account, chat).claim_at = self.now + EMPTY_CLAIM_MS;
+            self.list_devices(account);
+            return Ok(false);
+        }
         let Some(live) = self.live.get(&account) else { return Ok(false) };
         let change = Change {
-            add: add.collect(),
+            add,
             remove_accounts: wanted.remove_accounts.clone(),
             remove_devices: wanted.remove_devices.clone(),
             profile: wanted.profile.clone(),
@@ -349,6 +380,22 @@ impl Core {
         Ok(true)
     }
 
+    /// The conversation is over: nothing more becomes of it. A direct chat's next one begins with fresh keys.
+    pub(in crate::core) fn end_tasks(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
+        let group = self.group_row(account, chat).is_some();
+        for (number, task) in self.store.tasks(account, chat)? {
+            match &task {
+                TaskRow::Leave | TaskRow::Delete | TaskRow::Update => self.end_task(account, chat, number)?,
+                _ if !group => self.end_task(account, chat, number)?,
+                _ => {
+                    let error = ApiError::new(ErrorCode::Refused, "you are no member of this group");
+                    self.fail_task(account, chat, number, &error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn end_task(&mut self, account: u32, chat: u32, number: u64) -> Result<(), Broken> {
         let mut write = Write::default();
         write.task(account, chat, number, None)?;
@@ -369,6 +416,31 @@ impl Core {
             self.fail_waiting_group(account, chat, number, error);
         }
         Ok(())
+    }
+
+    /// Somebody's key packages are not to be had: the rest of the task goes on without them.
+    pub(in crate::core) fn claim_refused(
+        &mut self,
+        account: u32,
+        chat: u32,
+        task: u64,
+        name: &AccountName,
+        error: &ApiError,
+    ) -> Result<(), Broken> {
+        let tasks = self.store.tasks(account, chat)?;
+        match tasks.into_iter().find(|(number, _)| *number == task).map(|(_, task)| task) {
+            Some(TaskRow::Add(names)) if names.len() > 1 => {
+                let rest: Vec<AccountName> = names.into_iter().filter(|other| other != name).collect();
+                let mut write = Write::default();
+                write.task(account, chat, task, Some(&TaskRow::Add(rest)))?;
+                self.commit(write, account, vec![self.group_changed(account, chat)])?;
+                self.fail_waiting_group(account, chat, task, error);
+                Ok(())
+            }
+            // A device of ours that has no key packages comes in by itself.
+            Some(TaskRow::AddDevices) => self.end_task(account, chat, task),
+            _ => self.fail_task(account, chat, task, error),
+        }
     }
 
     pub(in crate::core) fn group_changed(&self, account: u32, chat: u32) -> EventKind {
