@@ -110,6 +110,16 @@ pub trait Conversations {
 
 /// Commits and proposals.
 pub trait Handshakes {
+    /// What [`handshake_state`](Handshakes::handshake_state) answers, but for the public state and the GroupInfo, which
+    /// are large: enough to refuse most of what is refused.
+    fn handshake_head(
+        &self,
+        conversation: ConversationId,
+        account: AccountName,
+        device: DeviceId,
+        entry: NewEntry,
+    ) -> impl Outcome<Option<HandshakeState>>;
+
     /// What a handshake of the device is checked with (`entry`: which one), or what it joins with. `None`: there is
     /// no such conversation.
     fn handshake_state(
@@ -138,8 +148,9 @@ pub trait Log {
         bounds: PageBounds,
     ) -> impl Outcome<Page>;
 
-    /// Removes entries older than `before_ms`, at most `limit` of them. Answers how many: fewer than `limit` means
-    /// that there are no more.
+    /// Removes entries older than `before_ms`, at most `limit` of them, and conversations that are over and have no
+    /// members any more (those that were replaced: not before that is older). Answers how many entries: fewer than
+    /// `limit` means that there are no more.
     fn expire(&self, before_ms: u64, limit: u32) -> impl Outcome<u32>;
 }
 

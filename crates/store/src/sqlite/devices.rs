@@ -6,7 +6,7 @@
 use fastchat_wire::{AccountName, ConversationId, DeviceId};
 use rusqlite::{Connection, Result, params};
 
-use super::{SqliteStore, columns, links};
+use super::{SqliteStore, accounts, columns, links};
 use crate::{
     AddDevice, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, Devices, NewDevice, NewLeaf, OFFER_LIFE_MS,
     Outcome, TokenHash,
@@ -177,8 +177,7 @@ fn add(connection: &Connection, login: &AddDevice) -> Result<DeviceAdded> {
     }
     let goes = |device: &DeviceId| login.identity.is_some() || *device == login.device.device;
     if let Some((key, backup)) = &login.identity {
-        let sql = "UPDATE account SET identity_key = ?2, identity_backup = ?3 WHERE name = ?1";
-        columns::execute(connection, sql, params![account, &key[..], &backup[..]])?;
+        accounts::replace_identity(connection, &login.account, key, backup)?;
     }
     let gone: Vec<DeviceId> = there.into_iter().filter(goes).collect();
     let change = if gone.is_empty() {
