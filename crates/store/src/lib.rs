@@ -20,7 +20,7 @@ pub use records::{
     DeviceState, Entry, GrantHash, HandshakeAppended, HandshakeState, Invite, InviteHash, JOININGS_OF_ONE, Joining,
     Kdf, Kind, KnownEntry, LinkMailbox, LinkPosted, Membership, NewAccount, NewCommit, NewDevice, NewDirect, NewEntry,
     NewGroup, NewHandshake, NewInvite, NewLeaf, NewWelcome, OFFER_LIFE_MS, OtherDevice, Page, PageBounds, Published,
-    RotateIdentity, TELLING_ACCOUNTS, TokenHash,
+    RotateIdentity, SETTING_UP_MS, TELLING_ACCOUNTS, TokenHash,
 };
 pub use sqlite::SqliteStore;
 pub use traits::{

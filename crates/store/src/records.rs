@@ -12,7 +12,7 @@ use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId};
 pub use self::{
     devices::{
         AddDevice, ChangePassword, Claim, Claimed, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, GrantHash,
-        LinkMailbox, LinkPosted, NewDevice, OFFER_LIFE_MS, Published, RotateIdentity, TokenHash,
+        LinkMailbox, LinkPosted, NewDevice, OFFER_LIFE_MS, Published, RotateIdentity, SETTING_UP_MS, TokenHash,
     },
     handshakes::{
         AppendHandshake, CreateGroup, HandshakeAppended, HandshakeState, KnownEntry, NewCommit, NewGroup, NewHandshake,

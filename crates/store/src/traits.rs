@@ -50,8 +50,8 @@ pub trait Accounts {
 /// Devices and their session tokens.
 pub trait Devices {
     /// A device comes. If others go by it, the account's direct conversations take no further entries until they are
-    /// replaced; otherwise that happens when the device can be written to
-    /// ([`publish_key_packages`](KeyPackages::publish_key_packages)).
+    /// replaced; otherwise that happens at once only to that of its own devices, and to the others when the new device
+    /// can be written to ([`publish_key_packages`](KeyPackages::publish_key_packages)).
     fn add_device(&self, login: AddDevice) -> impl Outcome<DeviceAdded>;
 
     /// The account's devices, the oldest first.

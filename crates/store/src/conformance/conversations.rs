@@ -248,9 +248,26 @@ async fn one_talks_with_oneself<S: Store>(store: &S) -> Result<(), StoreError> {
     assert_eq!(super::payloads(store, id, &other, 0).await?, [(1, "read".into())]);
     let racing = store.create_direct(direct_of(&other, &one, &[&one])).await?;
     assert_eq!(racing, CreateDirect::Exists { conversation: id, member: true });
-    super::log_in(store, &one).await?;
+    // What is said among them waits for one that is being set up, but not for ever.
+    let new = super::Person { name: one.name.clone(), device: DeviceId::generate() };
+    let added = store.add_device(super::login(&one.name, new.device)).await?;
+    assert!(matches!(&added, DeviceAdded::Done(change) if change.closed == [id]), "{added:?}");
     let late = store.append(append(id, &one, vec![entry("read")], 1)).await?;
     assert_eq!(late, Appended::Closed { by: None });
+    let claimed = async |now_ms| {
+        let claim = crate::Claim { account: one.name.clone(), by: one.device, reserve: 0, now_ms };
+        let claimed = store.claim_key_packages(claim).await?;
+        Ok::<_, StoreError>(claimed.map(|claimed| (claimed.packages.len(), claimed.is_setting_up)))
+    };
+    assert_eq!(claimed(3).await?, Some((0, true)));
+    let replacing = crate::NewDirect { replaces: Some(id), ..direct_of(&one, &one, &[&other]) };
+    assert_eq!(store.create_direct(replacing.clone()).await?, CreateDirect::OtherDevices);
+    let later = 2 + crate::SETTING_UP_MS;
+    assert_eq!(claimed(later).await?, Some((1, false)));
+    let made = store.create_direct(crate::NewDirect { now_ms: later, ..replacing }).await?;
+    let CreateDirect::Created { membership, .. } = made else { unreachable!("{made:?}") };
+    assert_eq!(super::offer(store, &new, later).await?, Some(vec![membership.conversation]));
+    assert_eq!(claimed(later).await?, Some((2, false)));
     Ok(())
 }
 

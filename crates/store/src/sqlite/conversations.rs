@@ -86,6 +86,11 @@ fn same_id(connection: &Connection, direct: &NewDirect, low: &str, high: &str) -
 
 /// Welcomes and leaves must be those of the devices that can be written to, and of the one that asks.
 fn other_devices(connection: &Connection, direct: &NewDirect) -> Result<Option<CreateDirect>> {
+    if direct.creator == direct.peer
+        && devices::is_setting_up(connection, &direct.creator, direct.device, direct.now_ms)?
+    {
+        return Ok(Some(CreateDirect::OtherDevices));
+    }
     let reachable = |account| devices::reachable(connection, account, direct.now_ms);
     let of_peer = reachable(&direct.peer)?;
     if of_peer.is_empty() {
