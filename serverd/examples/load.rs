@@ -1,9 +1,9 @@
 //! Load on a server over the raw protocol, with opaque payloads: durable messages per second with their latencies,
 //! with `--idle N` the server's memory per idle connection, with `--group N` how long commits take in a group of N.
 //!
-//! Usage: `load ADDRESS [--pairs 50] [--messages 200] [--idle N --pid PID] [--group N]`, against a server whose limits allow it:
-//! `bcrypt_cost = 4`, and `connections_per_ip`, `logins_per_ip_per_minute`, `registrations_per_ip_per_hour` and
-//! `entries_per_second` high.
+//! Usage: `load ADDRESS [--pairs 50] [--messages 200] [--idle N --pid PID] [--group N]`, against a server whose limits
+//! allow it: `bcrypt_cost = 4`, and `connections_per_ip`, `logins_per_ip_per_minute`, `registrations_per_ip_per_hour`,
+//! `entries_per_second` and `handshakes_at_once` high.
 //!
 //! **Invariant**: a message counts when its Accepted has come.
 

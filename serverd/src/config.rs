@@ -233,7 +233,7 @@ impl Default for Limits {
             logins_per_account_per_minute: Within::new(10),
             logins_per_ip_per_minute: Within::new(60),
             registrations_per_ip_per_hour: Within::new(100),
-            claims_per_hour: Within::new(300),
+            claims_per_hour: Within::new(2_000),
             strangers_per_hour: Within::new(30),
             handshakes_per_hour: Within::new(240),
             handshakes_at_once: Within::new(60),

@@ -8,6 +8,7 @@
 
 mod ctl;
 mod daemon;
+mod devices;
 mod false_server;
 mod groups;
 mod person;

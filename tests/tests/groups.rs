@@ -97,7 +97,7 @@ async fn many_talk(count: usize) -> Result<()> {
     people[0].make_group("all", &names[1..]).await?;
     agree(&mut all(&mut people), "all", &names).await?;
     let texts: Vec<String> = names.iter().map(|name| format!("from {name}")).collect();
-    try_join_all(people.iter_mut().zip(&texts).map(|(person, text)| person.say("all", text))).await?;
+    try_join_all(people.iter_mut().zip(&texts).map(|(person, text)| person.send("all", text))).await?;
     for person in &mut people {
         person.until("all texts", async |p| Ok((p.texts("all").await?.len() == count).then_some(()))).await?;
     }

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use fastchat_mls::{Actor, Effect, GroupProfile, Leaf, ProfileError, Refusal, Roster, rules, suite};
 use openmls::{
     prelude::{
-        LeafNodeIndex, LeafNodeParameters, MlsGroup, OpenMlsProvider as _, PreSharedKeyProposal, Proposal, Sender,
-        tls_codec::Serialize as _,
+        CommitMessageBundle, LeafNodeIndex, LeafNodeParameters, MlsGroup, OpenMlsProvider as _, PreSharedKeyProposal,
+        Proposal, Sender, tls_codec::Serialize as _,
     },
     schedule::PreSharedKeyId,
 };
@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::{
     Applied, Device, Identity, KeyPackageError, PeerPackages, SharedKeyError, StoreError, WelcomeFor, key_package,
     mls::{self, MlsError, Provider, SUITE},
+    shared_key::SharedKey,
     storage::Record,
     welcome::{self, Joiner},
 };
@@ -52,6 +53,9 @@ pub struct Prepared {
     pub group_info: Vec<u8>,
     /// One Welcome for each device that it adds.
     pub welcomes: Vec<WelcomeFor>,
+    /// For an external commit: the leaf that has signed the `GroupInfo` that it was made from. Nothing else vouches for
+    /// that state: the caller compares account and identity with those that it knew in the group.
+    pub shown_by: Option<Leaf>,
 }
 
 /// Why a commit or a proposal to leave was not made. Nothing has changed.
@@ -126,49 +130,19 @@ pub(crate) fn commit(
     change: &Change<'_>,
 ) -> Result<Prepared, CommitError> {
     let mut group = load(provider, device, conversation)?;
-    let (leaving, roster) = (mls::leaving(&group), mls::roster(&group)?);
+    let (epoch, leaving) = (group.epoch().as_u64(), mls::leaving(&group));
     let joiners = verify_packages(provider, change)?;
-    let plan = Plan::of(&roster, &leaving, device, change)?;
-    let epoch = group.epoch().as_u64();
+    let plan = Plan::of(&mls::roster(&group)?, &leaving, device, change)?;
     let key = mls::join_key(provider, &group, conversation).map_err(refused)?;
-    let mut proposals = Vec::new();
-    if !joiners.is_empty() {
-        let psk = PreSharedKeyId::new(SUITE, provider.rand(), key.psk()).map_err(refused)?;
-        psk.store(provider, &key.secret).map_err(refused)?;
-        proposals.push(Proposal::PreSharedKey(Box::new(PreSharedKeyProposal::new(psk))));
-    }
-    let leaf = change.new_device.map(Device::credential);
-    let leaf = leaf.map(|credential| LeafNodeParameters::builder().with_credential_with_key(credential).build());
     group.set_aad(suite::entry_aad(conversation, message_id));
-    let mut builder = group
-        .commit_builder()
-        .force_self_update(joiners.is_empty() || !plan.only_adds(change))
-        .leaf_node_parameters(leaf.unwrap_or_default())
-        .propose_adds(joiners.iter().map(|joiner| joiner.key_package.clone()))
-        .propose_removals(plan.removed.iter().map(|index| LeafNodeIndex::new(*index)))
-        .add_proposals(proposals);
-    if let Some(profile) = &plan.profile {
-        builder = builder.propose_group_context_extensions(profile.to_extensions()?).map_err(refused)?;
-    }
-    let bundle = builder
-        .load_psks(provider.storage())
-        .map_err(refused)?
-        .create_group_info(true)
-        .build(provider.rand(), provider.crypto(), device.signer(), |_| true)
-        .map_err(refused)?
-        .stage_commit(provider)
-        .map_err(refused)?;
-    provider.storage().delete_psk(&key.psk()).map_err(StoreError::from)?;
+    let (message, welcome, group_info) = plan.stage(provider, device, &mut group, &joiners, &key)?.into_messages();
     effect_of_pending(&group, conversation, &leaving).ok_or_else(|| refused("no commit is pending"))??;
-    let (message, welcome, group_info) = bundle.into_messages();
     let parts = match &welcome {
         Some(welcome) => welcome::split(provider.crypto(), welcome, &joiners).map_err(refused)?,
         None => Vec::new(),
     };
-    let mut wrapped = BTreeMap::new();
-    for of in &change.add {
-        wrapped.insert(of.account, key.wrap(identity, of.identity)?);
-    }
+    let wrapped = change.add.iter().map(|of| Ok((of.account, key.wrap(identity, of.identity)?)));
+    let wrapped: BTreeMap<&str, Vec<u8>> = wrapped.collect::<Result<_, CommitError>>()?;
     let welcome_for = |(joiner, welcome): (Joiner, Vec<u8>)| WelcomeFor {
         join_key: wrapped.get(joiner.account.as_str()).cloned().unwrap_or_default(),
         account: joiner.account,
@@ -181,6 +155,7 @@ pub(crate) fn commit(
         message: message.tls_serialize_detached().map_err(refused)?,
         group_info: group_info.tls_serialize_detached().map_err(refused)?,
         welcomes: joiners.into_iter().zip(parts).map(welcome_for).collect(),
+        shown_by: None,
     })
 }
 
@@ -210,13 +185,14 @@ fn verify_packages(provider: &Provider<'_>, change: &Change<'_>) -> Result<Vec<J
 }
 
 /// What the change means for the tree as it is, and what comes with it by the rules.
-struct Plan {
+struct Plan<'a> {
     removed: BTreeSet<u32>,
     profile: Option<GroupProfile>,
+    new_device: Option<&'a Device>,
 }
 
-impl Plan {
-    fn of(roster: &Roster, leaving: &[u32], device: &Device, change: &Change<'_>) -> Result<Self, CommitError> {
+impl<'a> Plan<'a> {
+    fn of(roster: &Roster, leaving: &[u32], device: &Device, change: &Change<'a>) -> Result<Self, CommitError> {
         let mut removed = BTreeSet::new();
         for account in &change.remove_accounts {
             let indices: Vec<u32> = roster.leaves_of(account).map(|leaf| leaf.index).collect();
@@ -236,12 +212,47 @@ impl Plan {
         let leavers = roster.leaves.iter().filter(|leaf| roster.leaving.contains(&leaf.account));
         removed.extend(leavers.map(|leaf| leaf.index));
         removed.retain(|index| !leaving.contains(index));
-        let profile = pruned(roster, change);
-        Ok(Self { removed, profile })
+        Ok(Self { removed, profile: pruned(roster, change), new_device: change.new_device })
     }
 
-    fn only_adds(&self, change: &Change<'_>) -> bool {
-        self.removed.is_empty() && self.profile.is_none() && change.new_device.is_none()
+    /// The commit in MLS. New keys come with it unless it only adds (RFC 9420, section 12.4).
+    fn stage(
+        &self,
+        provider: &Provider<'_>,
+        device: &Device,
+        group: &mut MlsGroup,
+        joiners: &[Joiner],
+        key: &SharedKey,
+    ) -> Result<CommitMessageBundle, CommitError> {
+        let only_adds = self.removed.is_empty() && self.profile.is_none() && self.new_device.is_none();
+        let mut join_key = None;
+        if !joiners.is_empty() {
+            let psk = PreSharedKeyId::new(SUITE, provider.rand(), key.psk()).map_err(refused)?;
+            psk.store(provider, &key.secret).map_err(refused)?;
+            join_key = Some(Proposal::PreSharedKey(Box::new(PreSharedKeyProposal::new(psk))));
+        }
+        let leaf = self.new_device.map(Device::credential);
+        let leaf = leaf.map(|credential| LeafNodeParameters::builder().with_credential_with_key(credential).build());
+        let mut builder = group
+            .commit_builder()
+            .force_self_update(joiners.is_empty() || !only_adds)
+            .leaf_node_parameters(leaf.unwrap_or_default())
+            .propose_adds(joiners.iter().map(|joiner| joiner.key_package.clone()))
+            .propose_removals(self.removed.iter().map(|index| LeafNodeIndex::new(*index)))
+            .add_proposals(join_key);
+        if let Some(profile) = &self.profile {
+            builder = builder.propose_group_context_extensions(profile.to_extensions()?).map_err(refused)?;
+        }
+        let bundle = builder
+            .load_psks(provider.storage())
+            .map_err(refused)?
+            .create_group_info(true)
+            .build(provider.rand(), provider.crypto(), device.signer(), |_| true)
+            .map_err(refused)?
+            .stage_commit(provider)
+            .map_err(refused)?;
+        provider.storage().delete_psk(&key.psk()).map_err(StoreError::from)?;
+        Ok(bundle)
     }
 }
 

@@ -17,7 +17,8 @@ use openmls_traits::storage::StorageProvider as _;
 use uuid::Uuid;
 
 use crate::{
-    Device, Identity, IdentityKey, KeyPackageError, SharedKeyError, StoreError, WelcomeFor, key_package,
+    CertificateError, Device, Identity, IdentityKey, KeyPackageError, SharedKeyError, StoreError, WelcomeFor,
+    key_package,
     mls::{self, MlsError, Provider, SUITE},
     shared_key::SharedKey,
     state::StorageFailed,
@@ -147,6 +148,11 @@ fn verify_packages(
     let of_one = with_self && (!own.packages.is_empty() || others.contains(&device.id()));
     if !listed || !bounded || of_one {
         return Err(CreateError::Devices);
+    }
+    // Whatever identity a server names for our own account: ours is ours.
+    if with_self && peer.identity != own.identity {
+        let device = peer.packages.first().map_or_else(Uuid::nil, |(device, _)| *device);
+        return Err(key_package_refused((device, CertificateError::OtherIdentity.into())));
     }
     let mut joiners = key_package::verify_all(provider, peer).map_err(key_package_refused)?;
     joiners.extend(key_package::verify_all(provider, own).map_err(key_package_refused)?);

@@ -73,6 +73,17 @@ pub enum JoinError {
     /// The rules could not have led to this conversation, or do not let us in.
     #[error("the conversation is refused: {0}")]
     NotAllowed(#[from] Refusal),
+    /// The group that is offered to rejoin is older than what this device has of it.
+    #[error(
+        "the server offers the group as it was at epoch {offered}, and this device has been at epoch {had}: if the \
+         server was restored from a backup, forget the group first"
+    )]
+    Older {
+        /// The epoch that this device is at.
+        had: u64,
+        /// The epoch of the group info.
+        offered: u64,
+    },
     /// MLS refused: altered bytes, or a key that does not fit.
     #[error("the conversation is refused: {0}")]
     Mls(#[source] MlsError),

@@ -38,8 +38,10 @@ pub(crate) fn rejoin(
     ratchet_tree: &[u8],
     proposals: &[Vec<u8>],
 ) -> Result<Prepared, JoinError> {
-    let (group_info, tree) = (parse_group_info(group_info, conversation)?, parse_tree(ratchet_tree)?);
+    let shown = group_info;
+    let (group_info, tree) = (parse_group_info(shown, conversation)?, parse_tree(ratchet_tree)?);
     let before = Roster::of_unverified(group_info.group_context(), &tree)?;
+    let shown_by = signer_of(shown).and_then(|index| before.leaf(index)).cloned();
     let identity = may_join(&before, device)?;
     let proposals = parse_proposals(proposals)?;
     let leaving: Vec<u32> = proposals.iter().map(|(leaf, _)| *leaf).collect();
@@ -49,13 +51,13 @@ pub(crate) fn rejoin(
     let taken = rules::taken_by_external(&before, &leaving);
     let proposals =
         proposals.into_iter().filter(|(leaf, _)| taken.contains(leaf)).map(|(_, message)| message).collect();
-    drop_old(provider, conversation)?;
+    drop_old(provider, conversation, before.epoch)?;
     let (group, message, group_info) =
         external_commit(provider, device, suite::entry_aad(conversation, message_id), group_info, tree, proposals)?;
     let after = verify_members(&group, device, &identity)?;
     let effect = effect(&before, &after, device)?;
     provider.trial.put(Record::Rejoining, &conversation.into_bytes(), &effect).map_err(StoreError::from)?;
-    Ok(Prepared { epoch: before.epoch, message, group_info, welcomes: Vec::new() })
+    Ok(Prepared { epoch: before.epoch, message, group_info, welcomes: Vec::new(), shown_by })
 }
 
 fn parse_group_info(bytes: &[u8], conversation: Uuid) -> Result<VerifiableGroupInfo, JoinError> {
@@ -68,6 +70,16 @@ fn parse_group_info(bytes: &[u8], conversation: Uuid) -> Result<VerifiableGroupI
     } else {
         Err(JoinError::OtherConversation)
     }
+}
+
+/// The leaf that signed a `GroupInfo`, which OpenMLS verifies and does not name: the four bytes before the signature
+/// (RFC 9420, section 12.4.3), whose length is fixed in our suite.
+fn signer_of(group_info: &[u8]) -> Option<u32> {
+    const SIGNATURE: [u8; 2] = [0x40, 64];
+    let (rest, _) = group_info.split_last_chunk::<64>()?;
+    let (rest, length) = rest.split_last_chunk::<2>()?;
+    let signer = rest.last_chunk::<4>()?;
+    (*length == SIGNATURE).then(|| u32::from_be_bytes(*signer))
 }
 
 /// The account is in the group under the device's identity; gives the identity.
@@ -100,12 +112,16 @@ fn parse_proposals(proposals: &[Vec<u8>]) -> Result<Vec<(u32, PublicMessageIn)>,
     proposals.iter().map(parse).collect()
 }
 
-fn drop_old(provider: &Provider<'_>, conversation: Uuid) -> Result<(), StoreError> {
-    provider.trial.delete(Record::Rejoining, &conversation.into_bytes())?;
-    match provider.load(conversation)? {
-        Some(mut group) => Ok(group.delete(&provider.trial)?),
-        None => Ok(()),
+/// Deletes what this device has of the group, unless that is newer than what is offered.
+fn drop_old(provider: &Provider<'_>, conversation: Uuid, offered: u64) -> Result<(), JoinError> {
+    let on_its_way = commit::rejoining(provider, conversation)?.is_some();
+    provider.trial.delete(Record::Rejoining, &conversation.into_bytes()).map_err(StoreError::from)?;
+    let Some(mut group) = provider.load(conversation).map_err(StoreError::from)? else { return Ok(()) };
+    let had = group.epoch().as_u64();
+    if had > offered && !on_its_way {
+        return Err(JoinError::Older { had, offered });
     }
+    Ok(group.delete(&provider.trial).map_err(StoreError::from)?)
 }
 
 /// The group after the commit, the commit, and the new epoch's `GroupInfo`.

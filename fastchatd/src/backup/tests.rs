@@ -22,7 +22,7 @@ fn header() -> Header {
 fn message(number: u32, text: &str) -> Record {
     Record::Message(MessageRecord {
         id: uuid::Uuid::from_u128(number.into()).to_string(),
-        mine: number % 2 == 0,
+        mine: number.is_multiple_of(2),
         from: String::new(),
         sent_at_ms: 5,
         accepted_at_ms: 6,

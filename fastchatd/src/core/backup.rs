@@ -2,6 +2,9 @@
 //!
 //! **Invariant**: what is here already stays as it is; what a backup adds takes its place by time, and counts as read.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use fastchat_ipc::{ApiError, ContactState, ErrorCode, EventKind, MessageState, Restored};
@@ -171,9 +174,9 @@ impl Core {
         restored.chats += u64::from(new);
         let here = if new { Vec::new() } else { self.store.history_from(account, number, 0, usize::MAX)? };
         let mut rows: Vec<(Option<u64>, MessageRow)> = Vec::with_capacity(here.len() + messages.len());
-        let known: std::collections::BTreeSet<MessageId> = here.iter().map(|(_, row)| row.id).collect();
+        let mut known: std::collections::BTreeSet<MessageId> = here.iter().map(|(_, row)| row.id).collect();
         for message in messages {
-            if let Some(row) = message_row(message).filter(|row| !known.contains(&row.id)) {
+            if let Some(row) = message_row(message).filter(|row| known.insert(row.id)) {
                 restored.messages += 1;
                 rows.push((None, row));
             }
@@ -184,6 +187,11 @@ impl Core {
         rows.extend(here.into_iter().map(|(position, row)| (Some(position), row)));
         // Stable: what has one time keeps its order. What was here keeps its own.
         rows.sort_by_key(|(_, row)| if row.accepted_at_ms > 0 { row.accepted_at_ms } else { row.sent_at_ms });
+        let end = rows.len() as u64;
+        // Where something was taken out of the history, what stood behind the new end would stay there as well.
+        for (old, row) in rows.iter().filter_map(|(old, row)| old.filter(|old| *old > end).zip(Some(row))) {
+            write.remove_message(account, number, old, row.id);
+        }
         let mut moved = BTreeMap::new();
         let mut read = None;
         for (position, (old, row)) in (1_u64..).zip(&rows) {
@@ -197,7 +205,7 @@ impl Core {
                 write.message(account, number, position, row)?;
             }
         }
-        chat.next_position = rows.len() as u64 + 1;
+        chat.next_position = end + 1;
         chat.read_position = read.unwrap_or(chat.next_position);
         self.move_undelivered(&mut write, account, number, &moved)?;
         let id = chat.id.clone();
@@ -235,6 +243,7 @@ impl Core {
                         created_at_ms: *created_at_ms,
                         epoch: 0,
                         authenticator: Vec::new(),
+                        refused: false,
                     };
                     write.group(account, number, Some(group));
                     let mut row = self.store.tables().accounts.get(&account).cloned()?;

@@ -48,7 +48,9 @@ impl Core {
         let ids = |list: &[v1::DeviceInfo]| -> BTreeSet<DeviceId> {
             list.iter().filter_map(|info| DeviceId::from_wire(&info.device).ok()).collect()
         };
-        let now = ids(&listed.devices);
+        let revoked = self.store.tables().accounts.get(&account).map(|row| row.revoked.clone()).unwrap_or_default();
+        let mut now = ids(&listed.devices);
+        now.retain(|device| !revoked.contains(device));
         let known = self.known_devices(account, former.as_deref().map(ids));
         if let Some(call) = call {
             let view = self.view_devices(account);

@@ -128,6 +128,11 @@ impl Core {
             let failure = v1::Failure::new(Code::Internal, "the server named an identity key that is none");
             return self.claim_failed(account, chat, &name, &failure);
         };
+        if row.peer == Peer::Own && self.live.get(&account).is_none_or(|live| *live.identity.public() != identity) {
+            let failure = v1::Failure::new(Code::Internal, "the server names another identity for this very account");
+            self.retry_later(account, chat, &failure);
+            return Ok(());
+        }
         let mut contact = self.contact_of_chat(account, chat).cloned();
         if let (Some(contact), Peer::Contact(number)) = (&mut contact, row.peer) {
             let known = self.known_fingerprint(account, &name);
@@ -175,8 +180,13 @@ impl Core {
         let live = self.live.get(&account).ok_or(CreateError::Devices)?;
         let of = |name: &AccountName| got.get(name).map(devices_and_packages).unwrap_or_default();
         let own_name = self.own_account_name(account);
-        let own = own_name.filter(|own| own != peer).map(|own| of(&own)).unwrap_or_default();
-        let theirs = of(peer);
+        let mut own = own_name.filter(|own| own != peer).map(|own| of(&own)).unwrap_or_default();
+        let mut theirs = of(peer);
+        // Devices have ids of their own over all accounts.
+        let revoked = self.store.tables().accounts.get(&account).map(|row| row.revoked.as_slice()).unwrap_or_default();
+        let good = |(device, _): &(Uuid, &[u8])| !revoked.contains(&DeviceId(*device));
+        own.retain(good);
+        theirs.retain(good);
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
         let peer_packages = PeerPackages { account: peer.as_str(), identity, packages: &theirs };

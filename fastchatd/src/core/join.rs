@@ -5,13 +5,13 @@
 
 use fastchat_e2ee::{Fingerprint, IdentityKey, Join, JoinError, Roster, Transaction};
 use fastchat_ipc::{ContactState, EventKind};
-use fastchat_wire::{AccountName, ConversationId, v1};
+use fastchat_wire::{AccountName, ConversationId, DeviceId, v1};
 
 use crate::{
     fault,
     store::{
         StoreError,
-        rows::{ChatRow, ContactRow, ConversationRow, Peer, Standing},
+        rows::{ChatRow, ContactRow, ConversationRow, MemberRow, Peer, Standing},
     },
 };
 
@@ -37,6 +37,10 @@ impl Core {
         let known = self.store.tables().conversations.get(&(account, id));
         // Removed and added again while it was away, a device gets the Welcome before it hears of its removal.
         let anew = |row: &ConversationRow| joining.group && (row.closed || joining.start_seq > row.cursor);
+        if known.is_some_and(|row| !self.may_carry(account, id, row, joining.group)) {
+            tracing::warn!("the server offers a conversation under the id of another one");
+            return Ok(());
+        }
         if known.is_some_and(|row| !anew(row)) {
             self.acknowledge(account, id);
             return Ok(());
@@ -67,6 +71,26 @@ impl Core {
         } else {
             self.join_direct(account, id, (&creator, &identity), joining)
         }
+    }
+
+    /// Whether a conversation that is known is of the kind that the server now says it is.
+    fn may_carry(&self, account: u32, id: ConversationId, row: &ConversationRow, group: bool) -> bool {
+        let chat = self.store.tables().chats.get(&(account, row.chat));
+        chat.is_some_and(|chat| (chat.peer == Peer::Group) == group && (!group || chat.id == id.to_string()))
+    }
+
+    /// Whether a Welcome into a group that this device is in, or was, may take the place of what it has: only a later
+    /// epoch, and, while it is in, only by somebody whom it knows as an admin there.
+    fn may_replace(&self, account: u32, id: ConversationId, adder: (&AccountName, &IdentityKey), epoch: u64) -> bool {
+        let (number, _) = self.group_chat(account, id);
+        let Some(group) = self.group_row(account, number).filter(|group| !group.members.is_empty()) else {
+            return true;
+        };
+        let known = |member: &MemberRow| {
+            member.name == *adder.0 && member.admin && member.fingerprint == adder.1.fingerprint().0
+        };
+        let trusted = !group.is_current() || self.is_own_name(account, adder.0) || group.members.iter().any(known);
+        epoch > group.epoch && trusted
     }
 
     /// Holds a Welcome that a contact's unknown identity is behind.
@@ -187,8 +211,11 @@ impl Core {
     fn joined_direct(&mut self, step: &mut Step, welcomed: Welcomed, joining: &v1::Joining) -> Result<(), Broken> {
         step.write.state(step.account, welcomed.changes);
         step.conversation.epoch = welcomed.roster.epoch;
+        self.schedule_first_update(step, welcomed.roster.leaves.len());
         let old = step.chat.conversation.replace(step.id);
         step.chat.replaces = None;
+        // One that we were about to make is not needed any more.
+        self.drop_creation(&mut step.write, step.account, step.conversation.chat)?;
         // The server may have closed the one before already.
         let former = ConversationId::from_wire(&joining.replaces).ok();
         let known = |id: &ConversationId| self.store.tables().conversations.contains_key(&(step.account, *id));
@@ -220,6 +247,14 @@ impl Core {
                 return self.take_unjoined(account, &v1::Unjoined { conversation: joining.conversation.clone() });
             }
         };
+        if !self.may_replace(account, id, adder, roster.epoch) {
+            tracing::warn!(
+                "a Welcome into a group that is known here is refused: of an earlier epoch, or of a stranger"
+            );
+            self.tell_joined(account, joining);
+            let (number, _) = self.group_chat(account, id);
+            return self.state_lost(account, number, id);
+        }
         let (number, chat) = self.group_chat(account, id);
         let conversation =
             ConversationRow { epoch: roster.epoch, ..self.begun(account, number, id, joining.start_seq) };
@@ -236,7 +271,7 @@ impl Core {
             format!("{by} added you to the group {}", group.name)
         };
         self.meet(&mut step, &roster.leaves)?;
-        Self::reset_counters(&mut step, &roster)?;
+        count_anew(&mut step, &roster)?;
         step.group = Some(group);
         step.notice(self.now, text)?;
         step.events.push(EventKind::ChatChanged { chat: step.chat.id.clone() });
@@ -244,6 +279,8 @@ impl Core {
         self.commit_joining(step)?;
         fault::point("welcome-stored");
         self.alert(account, number)?;
+        // A device of ours may be in it that is gone from the account.
+        self.list_devices(account);
         self.after_joining(account, number, id)
     }
 
@@ -369,4 +406,12 @@ impl Core {
         step.write.contact(step.account, number, Some(contact));
         Ok(())
     }
+}
+
+/// Who comes (back) into a group has not missed what was sent meanwhile: it was not for it, or a notice says so.
+pub(super) fn count_anew(step: &mut Step, roster: &Roster) -> Result<(), StoreError> {
+    for leaf in &roster.leaves {
+        step.write.counter(step.account, step.id, DeviceId(leaf.device), 0)?;
+    }
+    Ok(())
 }

@@ -44,6 +44,8 @@ pub(super) struct Live {
     pub(super) devices: Option<Vec<v1::DeviceInfo>>,
     /// Devices of ours that are in groups and were not on that list.
     pub(super) ghosts: BTreeSet<DeviceId>,
+    /// Groups that the server says the account is in, which wait for their turn.
+    pub(super) unjoined: BTreeSet<ConversationId>,
     /// The list may be out of date.
     pub(super) devices_stale: bool,
 }
@@ -84,6 +86,8 @@ pub(super) struct ChatWork {
     pub(super) retry_at: u64,
     /// Commits of ours that lost their epoch, in a row.
     pub(super) losses: u32,
+    /// How often in a row the server was at another epoch while this device stood at this epoch and cursor.
+    pub(super) behind: Option<(u64, u64, u32)>,
     /// Pauses made in a row.
     pub(super) pauses: u32,
 }
@@ -127,7 +131,7 @@ pub(super) enum Asked {
     /// A device gets another name, for a call that waits.
     RenameDevice(CallId, DeviceId),
     /// A device of ours ends, for a call that waits.
-    RevokeDevice(CallId),
+    RevokeDevice(CallId, DeviceId),
     /// A grant for a device that is being linked.
     Grant(CallId),
     /// A block, or the end of one.
@@ -163,6 +167,7 @@ impl Live {
             packages_left: 0,
             devices: None,
             ghosts: BTreeSet::new(),
+            unjoined: BTreeSet::new(),
             devices_stale: false,
         }
     }
@@ -195,6 +200,7 @@ impl Live {
         self.directory.clear();
         self.presence.clear();
         self.publishing = false;
+        self.unjoined.clear();
         std::mem::take(&mut self.asked)
     }
 

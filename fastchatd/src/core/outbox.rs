@@ -57,7 +57,8 @@ impl Core {
             return Ok(());
         }
         let open = |id: &ConversationId| {
-            self.store.tables().conversations.get(&(account, *id)).is_some_and(|conversation| !conversation.closed)
+            let row = self.store.tables().conversations.get(&(account, *id));
+            row.is_some_and(|conversation| !conversation.closed && conversation.chat == chat)
         };
         match row.conversation.filter(open) {
             Some(conversation) => self.submit(account, chat, conversation),
@@ -211,8 +212,15 @@ impl Core {
         match failure.code() {
             // The commit that it lacks is on its way through the log; a pause, in case that takes long.
             Code::StaleEpoch => {
+                // What was sealed at an earlier epoch has been unsealed by the commit that came since: it goes out anew.
                 let here = self.store.tables().conversations.get(&(account, conversation)).map(|row| row.epoch);
-                if here != Some(failure.epoch) {
+                let mut sealed = false;
+                for record in self.store.outbox(account, chat) {
+                    let (number, row) = record?;
+                    sealed |= messages.iter().any(|(known, _)| *known == number)
+                        && row.sealed.is_some_and(|sealed| Some(sealed.epoch) == here);
+                }
+                if sealed || here < Some(failure.epoch) {
                     self.behind(account, chat, conversation, failure)?;
                 }
                 self.pump(account, chat)
@@ -266,12 +274,20 @@ impl Core {
         id: ConversationId,
         failure: &v1::Failure,
     ) -> Result<(), Broken> {
-        const PAUSES: u32 = 4;
-        if self.work(account, chat).pauses < PAUSES {
+        const TIMES: u32 = 4;
+        let Some(row) = self.store.tables().conversations.get(&(account, id)) else { return Ok(()) };
+        let (epoch, cursor) = (row.epoch, row.cursor);
+        let work = self.work(account, chat);
+        let times = match work.behind {
+            Some((at, read, times)) if (at, read) == (epoch, cursor) => times + 1,
+            _ => 1,
+        };
+        work.behind = Some((epoch, cursor, times));
+        if times < TIMES {
             self.retry_later(account, chat, failure);
             return Ok(());
         }
-        self.work(account, chat).pauses = 0;
+        self.work(account, chat).behind = None;
         tracing::warn!("a conversation is at another epoch than the server's, and its log does not say why");
         self.state_lost(account, chat, id)
     }

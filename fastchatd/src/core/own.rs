@@ -18,6 +18,9 @@ use fastchat_e2ee::sync;
 /// Contacts that are told at once to a device that is new.
 const CONTACTS_TOLD: usize = 1_000;
 
+/// News that wait for the other devices at most.
+const OWN_OUTBOX: usize = 2_000;
+
 /// A message to the own devices.
 pub(super) fn sync_content(sent_at_ms: u64, counter: u64, body: &[u8]) -> Content {
     Content::sync(sent_at_ms, counter, Sync::from_bytes(body).unwrap_or_default())
@@ -39,6 +42,10 @@ impl Core {
             return Ok(());
         }
         let (number, mut chat) = self.own_chat(account);
+        if self.store.outbox(account, number).take(OWN_OUTBOX).count() >= OWN_OUTBOX {
+            tracing::warn!("the account's other devices cannot be told anything for now");
+            return Ok(());
+        }
         let mut write = Write::default();
         for sync in said {
             let row = OutboxRow {

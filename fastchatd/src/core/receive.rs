@@ -117,9 +117,12 @@ impl Core {
         }
         let news = step.news.then_some(step.conversation.chat);
         let (chat, lost) = (step.conversation.chat, step.lost);
+        if lost {
+            self.lose_place(&mut step)?;
+        }
         self.finish(step)?;
         if lost {
-            self.state_lost(account, chat, id)?;
+            self.place_lost(account, chat)?;
         }
         Ok(news)
     }
@@ -153,6 +156,10 @@ impl Core {
         }
         step.write.outbox(account, chat, number, None)?;
         self.work(account, chat).accepted.remove(&number);
+        // Another device of ours may have sent it on, and that copy has come before.
+        if self.store.position_of(account, chat, id)?.is_some() {
+            return Ok(());
+        }
         if step.chat.peer == Peer::Own {
             return Ok(());
         }
@@ -233,6 +240,7 @@ impl Core {
             text,
         })?;
         if mine {
+            self.sent_elsewhere(step, id)?;
             if !delivered {
                 step.write.undelivered(step.account, step.id, entry.seq, Some(position))?;
             }
@@ -241,6 +249,17 @@ impl Core {
             step.received(id);
         }
         self.read_if_read_elsewhere(step, id, position);
+        Ok(())
+    }
+
+    /// Another device of ours has sent what waits here too, after a conversation ended: it is out.
+    fn sent_elsewhere(&mut self, step: &mut Step, id: MessageId) -> Result<(), Broken> {
+        let (account, chat) = (step.account, step.conversation.chat);
+        let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
+        if let Some((number, _)) = found.transpose()? {
+            step.write.outbox(account, chat, number, None)?;
+            self.work(account, chat).accepted.remove(&number);
+        }
         Ok(())
     }
 

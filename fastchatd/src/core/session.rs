@@ -18,9 +18,9 @@ use super::{
 };
 
 /// One-time key packages that the server should hold for us.
-const KEY_PACKAGES: u32 = 100;
+const KEY_PACKAGES: u32 = if cfg!(test) { 6 } else { 100 };
 /// Below so many, they are filled up.
-const FEW_KEY_PACKAGES: u32 = 20;
+const FEW_KEY_PACKAGES: u32 = if cfg!(test) { 3 } else { 20 };
 /// How long the server may take to answer; it reads a fast device more slowly, so not little.
 const ANSWER_MS: u64 = 120_000;
 /// How old the last-resort key package may get.
@@ -175,7 +175,7 @@ impl Core {
                 Asked::Logout(call)
                 | Asked::Devices(Some(call))
                 | Asked::RenameDevice(call, _)
-                | Asked::RevokeDevice(call)
+                | Asked::RevokeDevice(call, _)
                 | Asked::Grant(call) => self.answer::<()>(call, Err(error.clone())),
                 _ => {}
             }
@@ -322,7 +322,7 @@ impl Core {
             (Asked::FetchGroup { chat }, Said::GroupState(found)) => self.group_fetched(account, chat, &found),
             (Asked::Devices(call), Said::Devices(devices)) => self.devices_listed(account, call, devices),
             (Asked::RenameDevice(call, device), Said::Done(_)) => self.device_renamed(account, call, device),
-            (Asked::RevokeDevice(call), Said::Done(_)) => self.device_revoked(account, call),
+            (Asked::RevokeDevice(call, device), Said::Done(_)) => self.device_revoked(account, call, device),
             (Asked::Grant(call), Said::LinkGrant(grant)) => {
                 self.granted(call, &grant);
                 Ok(())
@@ -357,7 +357,7 @@ impl Core {
             Asked::Logout(call)
             | Asked::Devices(Some(call))
             | Asked::RenameDevice(call, _)
-            | Asked::RevokeDevice(call)
+            | Asked::RevokeDevice(call, _)
             | Asked::Grant(call) => {
                 self.answer::<()>(call, Err(api_error(failure)));
                 Ok(())

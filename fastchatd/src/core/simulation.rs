@@ -14,6 +14,7 @@ mod dice;
 mod look;
 mod planted;
 mod server;
+mod thief;
 mod world;
 
 use dice::Kind;

@@ -104,7 +104,7 @@ impl Core {
             return Some(known);
         }
         let groups = self.store.tables().groups.range((account, 0)..=(account, u32::MAX));
-        let mut members = groups.flat_map(|(_, group)| &group.members);
+        let mut members = groups.filter(|(_, group)| group.is_current()).flat_map(|(_, group)| &group.members);
         members.find(|member| member.name == *name).map(|member| Fingerprint(member.fingerprint))
     }
 

@@ -85,10 +85,10 @@ impl Front {
             Planned::New(plan) => {
                 let prepared = Box::new(plan.prepared()?);
                 self.ask(|answer| Job::RotationPrepared(prepared, answer)).await?;
-                plan.carry_out().await?
+                Box::new(plan.carry_out().await?)
             }
         };
-        self.ask(|answer| Job::Rotated(Box::new(rotated), answer)).await
+        self.ask(|answer| Job::Rotated(rotated, answer)).await
     }
 
     async fn begin_link(&self, params: &LinkRequest) -> Result<Value, ApiError> {

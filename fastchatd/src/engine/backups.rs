@@ -27,7 +27,8 @@ const AT_ONCE: usize = 500;
 /// Messages of one chat that are put in their places at once.
 const MESSAGES_AT_ONCE: usize = 50_000;
 
-type Page = Result<Vec<Record>, ApiError>;
+/// A page; `None` behind the last one. A channel that closes before it means that the call was broken off.
+type Page = Result<Option<Vec<Record>>, ApiError>;
 
 /// A piece of a backup, as the core takes it.
 enum Piece {
@@ -42,14 +43,15 @@ impl Front {
         let account = header.account.clone();
         let writing = tokio::task::spawn_blocking(move || write(&params.path, &params.passphrase, &header, written));
         // When the file cannot be written, nobody takes pages any more: then its error says why.
-        let _ = pages.send(Ok(vec![identity])).await;
+        let _ = pages.send(Ok(Some(vec![identity]))).await;
         let mut place = Some(BackupPlace::Contacts(0));
         while let Some(here) = place {
             let name = account.clone();
             match self.ask_core(|answer| Job::BackupPage(name, here, answer)).await {
                 Ok((records, next)) => {
                     place = next;
-                    if pages.send(Ok(records)).await.is_err() {
+                    let taken = pages.send(Ok(Some(records))).await;
+                    if taken.is_err() || (place.is_none() && pages.send(Ok(None)).await.is_err()) {
                         break;
                     }
                 }
@@ -111,7 +113,15 @@ fn write(
     header: &Header,
     mut pages: mpsc::Receiver<Page>,
 ) -> Result<fastchat_ipc::BackupInfo, ApiError> {
-    let pages = std::iter::from_fn(move || pages.blocking_recv());
+    let mut over = false;
+    let pages = std::iter::from_fn(move || {
+        if over {
+            return None;
+        }
+        let page = pages.blocking_recv().unwrap_or_else(|| Err(stopping())).transpose();
+        over = !matches!(page, Some(Ok(_)));
+        page
+    });
     let records = pages.flat_map(|page| match page {
         Ok(records) => records.into_iter().map(Ok).collect::<Vec<_>>(),
         Err(error) => vec![Err(error)],
@@ -159,4 +169,33 @@ fn cut(
         give(Piece::Chat(chat, messages));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes what the core gives before it says nothing more; gives what stands in the directory then.
+    fn written(pages: Vec<Page>) -> (Result<fastchat_ipc::BackupInfo, ApiError>, usize) {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("backup");
+        let (give, take) = mpsc::channel(pages.len().max(1));
+        for page in pages {
+            give.try_send(page).unwrap();
+        }
+        drop(give);
+        let header = Header::new("alice@h:1".into(), 1, String::new());
+        let outcome = write(&path.display().to_string(), "long enough", &header, take);
+        (outcome, std::fs::read_dir(directory.path()).unwrap().count())
+    }
+
+    #[test]
+    fn a_backup_of_which_no_end_was_told_is_none() {
+        let (outcome, files) = written(vec![Ok(Some(Vec::new()))]);
+        assert_eq!((outcome.unwrap_err().code, files), (ErrorCode::ShuttingDown, 0));
+        let (outcome, files) = written(vec![Ok(Some(Vec::new())), Err(ApiError::new(ErrorCode::Internal, "broken"))]);
+        assert_eq!((outcome.unwrap_err().code, files), (ErrorCode::Internal, 0));
+        let (outcome, files) = written(vec![Ok(Some(Vec::new())), Ok(None)]);
+        assert_eq!((outcome.unwrap().account.as_str(), files), ("alice@h:1", 1));
+    }
 }

@@ -80,9 +80,9 @@ impl fmt::Debug for PreparedRotation {
 #[derive(Debug)]
 pub enum Planned {
     /// The server has the identity of an earlier attempt: it is to be taken over.
-    Done(Rotated),
+    Done(Box<Rotated>),
     /// A new one is ready.
-    New(RotationPlan),
+    New(Box<RotationPlan>),
 }
 
 /// A rotation that the server has not heard of.
@@ -116,7 +116,7 @@ pub async fn plan_rotation(access: Access, password: &str) -> Result<Planned, Ap
         if prepared.as_ref().filter(of_server).is_some()
             && let Some((identity, device)) = access.prepared
         {
-            return Ok(Planned::Done(Rotated { account: access.address, identity, device }));
+            return Ok(Planned::Done(Box::new(Rotated { account: access.address, identity, device })));
         }
         access.agrees(&session)?;
         let identity = aside(Identity::generate).await?.map_err(|error| defect(&error))?;
@@ -131,7 +131,7 @@ pub async fn plan_rotation(access: Access, password: &str) -> Result<Planned, Ap
         };
         let old_key = old.public().to_der().to_vec();
         let rotated = Rotated { account: address.clone(), identity, device };
-        Ok(Planned::New(RotationPlan { rotated, trust, old_key, asked }))
+        Ok(Planned::New(Box::new(RotationPlan { rotated, trust, old_key, asked })))
     })
     .await
 }

@@ -45,6 +45,8 @@ pub struct AccountRow {
     pub next_chat: u32,
     /// The account's devices that its person knows of.
     pub devices: Vec<DeviceId>,
+    /// Devices that were revoked here: whatever the server says, they are none of ours.
+    pub revoked: Vec<DeviceId>,
     /// A new identity that the server may have or not, while it is being put in place.
     pub rotation: Vec<u8>,
 }
@@ -155,6 +157,8 @@ pub struct GroupRow {
     pub epoch: u64,
     /// What all members have in common in this epoch (RFC 9420, section 8.7).
     pub authenticator: Vec<u8>,
+    /// It was given up here: the server's word alone does not bring it back.
+    pub refused: bool,
 }
 
 /// A member of a group.

@@ -274,6 +274,8 @@ impl<S: Store> Greeting<'_, S> {
             Some(fields::identity(&ask.new_identity_key, &ask.new_identity_backup)?)
         };
         let by = self.proof(&ask, identity.is_some())?;
+        // Before anything is looked up, so that a bad field says nothing about the account.
+        let device = if ask.fetch_backup_only { None } else { Some(fields::device(&name, None, ask.device)?) };
         credentials::rate_login(self.services, &self.live.config.limits, self.origin, &name).await?;
         let (account, grant) = match by {
             Proof::Secret(secret) => (credentials::check_password(self.services, &name, secret).await?, None),
@@ -290,11 +292,11 @@ impl<S: Store> Greeting<'_, S> {
             identity_backup,
             ..v1::Session::default()
         };
-        if ask.fetch_backup_only {
-            return Ok(Step::Answer(Body::Session(answer)));
+        let Some(device) = device else { return Ok(Step::Answer(Body::Session(answer))) };
+        if grant.is_none() {
+            // A grant's owner learns of it where the identity matters: in conversations.
+            fields::certificate(&name, Some(&identity_key), device.device, None, &device.certificate)?;
         }
-        // Before its grant was found good, nobody learns whether it knows the identity.
-        let device = fields::device(&name, grant.is_none().then_some(&identity_key), ask.device)?;
         self.add_device(name, device, identity, grant, answer).await
     }
 

@@ -59,8 +59,14 @@ async fn a_new_device_is_linked_and_let_in_without_the_password() {
     };
     let wrong = Bytes::from_static(&[9; 32]);
     assert_eq!(new.refused(with_grant(&device, &wrong)).await.code(), Code::WrongCredentials);
+    // Whether there is such an account shows in nothing.
     let of_bob = Device::new("bob");
     assert_eq!(new.refused(with_grant(&of_bob, &grant.grant)).await.code(), Code::WrongCredentials);
+    for name in ["alice", "nobody"] {
+        let Ask::Login(mut bad) = with_grant(&Device::new(name), &wrong) else { unreachable!() };
+        bad.device.as_mut().unwrap().certificate = "garbage".into();
+        assert_eq!(new.refused(Ask::Login(bad)).await.code(), Code::Invalid);
+    }
     let Body::Session(session) = new.ask(with_grant(&device, &grant.grant)).await else { panic!("not let in") };
     assert_eq!(session.identity_key, device.identity());
     device.token = session.token;

@@ -376,3 +376,18 @@ fn while_a_rejoin_is_on_its_way_nothing_is_said_and_forgetting_it_leaves_nothing
     people[1].run(|transaction, _| transaction.forget(CONVERSATION)).unwrap();
     assert!(people[1].store.rows.is_empty());
 }
+
+#[test]
+fn a_device_does_not_go_back_to_a_group_older_than_what_it_has() {
+    let (mut group, mut people) = three();
+    let (old, group_info) = (group.public.to_bytes().unwrap(), group.group_info.clone());
+    group.commit(&mut people[0], &Change::default());
+    group.deliver(&mut people);
+    group.public = fastchat_mls::PublicConversation::from_bytes(&old).unwrap();
+    group.group_info = group_info;
+    let refused = group.prepare_rejoin(&mut people[1], id(1));
+    assert!(matches!(refused, Err(JoinError::Older { had: 3, offered: 2 })), "{refused:?}");
+    people[1].run(|transaction, _| transaction.forget(CONVERSATION)).unwrap();
+    group.prepare_rejoin(&mut people[1], id(1)).unwrap();
+    group.prepare_rejoin(&mut people[1], id(2)).unwrap();
+}

@@ -23,7 +23,8 @@ pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
     a_tree_goes_with_the_last_welcome(store).await?;
     a_deleted_group_takes_nothing(store).await?;
     acquaintances_share_a_conversation(store).await?;
-    many_accounts_are_not_told(store).await
+    many_accounts_are_not_told(store).await?;
+    who_never_comes_for_his_end_is_forgotten_with_it(store).await
 }
 
 async fn group<S: Store>(store: &S, creator: &Person) -> Result<ConversationId, StoreError> {
@@ -390,5 +391,21 @@ async fn many_accounts_are_not_told<S: Store>(store: &S) -> Result<(), StoreErro
     assert_eq!(told().await?, Some((50, 49)));
     accepted(store.append_handshake(commit(id, &one, 1, adding(&[last]))).await?);
     assert_eq!(told().await?, Some((51, 0)));
+    Ok(())
+}
+
+async fn who_never_comes_for_his_end_is_forgotten_with_it<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "g.stays").await?, person(store, "g.away").await?);
+    let id = group(store, &one).await?;
+    accepted(store.append_handshake(commit(id, &one, 0, adding(&[&two]))).await?);
+    accepted(store.append_handshake(commit(id, &one, 1, removing(&two))).await?);
+    assert_eq!(state(store, &two).await?.joinings.len(), 1);
+    // Every entry of the checks before is as old as these.
+    while store.expire(1_000, 10).await? == 10 {}
+    let left = state(store, &two).await?;
+    assert!(left.joinings.is_empty() && left.memberships.is_empty(), "{left:?}");
+    assert_eq!(read(store, id, &two, 0).await?, []);
+    let page = store.read_after(id, one.device, 0, WIDE).await?;
+    assert_eq!(page.expired_through, 2, "a member learns what it missed, and joins again");
     Ok(())
 }

@@ -60,5 +60,12 @@ async fn a_grant_lets_one_device_in<S: Store>(store: &S) -> Result<(), StoreErro
     store.grant_login(one.name.clone(), second, 100).await?;
     assert_eq!(enter(&one.name, first, 10).await?, DeviceAdded::GrantRefused, "a newer one took its place");
     assert!(matches!(enter(&one.name, second, 10).await?, DeviceAdded::Done(_)));
+    // A full account does not use the grant up, and tells nothing to who has none.
+    super::log_in(store, &one).await?;
+    store.grant_login(one.name.clone(), first, 100).await?;
+    assert_eq!(enter(&one.name, second, 10).await?, DeviceAdded::GrantRefused);
+    assert_eq!(enter(&one.name, first, 10).await?, DeviceAdded::TooMany);
+    assert!(store.remove_device(one.name.clone(), one.device).await?.is_some());
+    assert!(matches!(enter(&one.name, first, 10).await?, DeviceAdded::Done(_)));
     Ok(())
 }

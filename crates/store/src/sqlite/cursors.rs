@@ -46,13 +46,18 @@ fn joined_anew(connection: &Connection, conversation: &[u8; 16], device: &[u8; 1
     Ok(())
 }
 
+/// The device is no member any more: its Welcome is of no use.
+pub(super) fn forget_joining(connection: &Connection, conversation: &[u8; 16], device: DeviceId) -> Result<()> {
+    let sql = "DELETE FROM joining WHERE conversation = ?1 AND device = ?2";
+    columns::execute(connection, sql, [conversation, device.as_bytes()]).map(drop)
+}
+
 /// Members that need nothing more go, and then the entries that nobody needs.
 fn trim(connection: &Connection, conversation: &[u8; 16]) -> Result<()> {
     // Who was removed and has the entry that says so.
     let sql = "DELETE FROM member WHERE conversation = ?1 AND cursor >= ends_at RETURNING device";
     for device in columns::all(connection, sql, [conversation], |row| columns::device(row, 0))? {
-        let sql = "DELETE FROM joining WHERE conversation = ?1 AND device = ?2";
-        columns::execute(connection, sql, [conversation, device.as_bytes()])?;
+        forget_joining(connection, conversation, device)?;
     }
     // Who has all of a conversation that was replaced, or of a group that was deleted.
     let sql = "DELETE FROM member WHERE conversation = ?1 AND cursor >= (SELECT head FROM conversation

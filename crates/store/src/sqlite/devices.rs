@@ -173,14 +173,18 @@ fn add(connection: &Connection, login: &AddDevice) -> Result<DeviceAdded> {
     if columns::first(connection, "SELECT 1 FROM account WHERE name = ?1", [account], |_| Ok(()))?.is_none() {
         return Ok(DeviceAdded::NoAccount);
     }
+    // The grant first: without a good one, nobody learns anything about the account.
+    if let Some(grant) = login.grant
+        && !links::is_good_grant(connection, &login.account, grant, login.now_ms)?
+    {
+        return Ok(DeviceAdded::GrantRefused);
+    }
     let there = of_account(connection, &login.account)?;
     if login.identity.is_none() && !again && there.len() >= login.most as usize {
         return Ok(DeviceAdded::TooMany);
     }
-    if let Some(grant) = login.grant
-        && !links::use_grant(connection, &login.account, grant, login.now_ms)?
-    {
-        return Ok(DeviceAdded::GrantRefused);
+    if login.grant.is_some() {
+        links::use_grant(connection, &login.account)?;
     }
     let goes = |device: &DeviceId| login.identity.is_some() || *device == login.device.device;
     if let Some((key, backup)) = &login.identity {

@@ -83,8 +83,18 @@ fn insert(connection: &Connection, link: [u8; 16], from_new_device: bool, number
     columns::execute(connection, sql, params![link, from_new_device, number, &body[..]]).map(drop)
 }
 
-/// Whether the grant is the account's and good; it is used up by this.
-pub(super) fn use_grant(connection: &Connection, account: &AccountName, grant: GrantHash, now_ms: u64) -> Result<bool> {
-    let sql = "DELETE FROM login_grant WHERE account = ?1 AND hash = ?2 AND expires_ms > ?3";
-    Ok(columns::execute(connection, sql, params![account.as_str(), grant.0, now_ms])? > 0)
+/// Whether the grant is the account's and its time is not over.
+pub(super) fn is_good_grant(
+    connection: &Connection,
+    account: &AccountName,
+    grant: GrantHash,
+    now_ms: u64,
+) -> Result<bool> {
+    let sql = "SELECT 1 FROM login_grant WHERE account = ?1 AND hash = ?2 AND expires_ms > ?3";
+    Ok(columns::first(connection, sql, params![account.as_str(), grant.0, now_ms], |_| Ok(()))?.is_some())
+}
+
+/// The account's grant is used up.
+pub(super) fn use_grant(connection: &Connection, account: &AccountName) -> Result<()> {
+    columns::execute(connection, "DELETE FROM login_grant WHERE account = ?1", [account.as_str()]).map(drop)
 }

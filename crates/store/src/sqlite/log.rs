@@ -6,7 +6,7 @@
 use fastchat_wire::{ConversationId, DeviceId, MessageId};
 use rusqlite::{Connection, Result, params};
 
-use super::{SqliteStore, blocks, columns, conversations};
+use super::{SqliteStore, blocks, columns, conversations, cursors};
 use crate::{Append, Appended, Entry, Kind, Log, NewEntry, Outcome, Page, PageBounds};
 
 impl Log for SqliteStore {
@@ -239,8 +239,10 @@ fn expire(connection: &Connection, before_ms: u64, limit: u32) -> Result<u32> {
         columns::execute(connection, sql, values)?;
         let sql = "DELETE FROM entry WHERE conversation = ?1 AND seq <= ?2 AND expired = 0";
         columns::execute(connection, sql, values)?;
-        let sql = "DELETE FROM member WHERE conversation = ?1 AND ends_at <= ?2";
-        columns::execute(connection, sql, values)?;
+        let sql = "DELETE FROM member WHERE conversation = ?1 AND ends_at <= ?2 RETURNING device";
+        for device in columns::all(connection, sql, values, |row| columns::device(row, 0))? {
+            cursors::forget_joining(connection, conversation.as_bytes(), device)?;
+        }
         count += entries;
     }
     conversations::forget_closed(connection, before_ms, limit)?;

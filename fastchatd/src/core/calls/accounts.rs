@@ -87,6 +87,7 @@ impl Core {
             next_contact: old.as_ref().map_or(1, |row| row.next_contact),
             next_chat: old.as_ref().map_or(1, |row| row.next_chat),
             devices: Vec::new(),
+            revoked: Vec::new(),
             rotation: Vec::new(),
         };
         if old.is_some() {

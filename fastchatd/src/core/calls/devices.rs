@@ -6,6 +6,11 @@ use fastchat_ipc::{ApiError, Device, Empty, ErrorCode, Request};
 use fastchat_wire::{DeviceId, v1};
 use v1::client_frame::Body as Ask;
 
+use crate::store::{
+    Write,
+    rows::{Peer, TaskRow},
+};
+
 use super::super::{
     Broken, CallId, Core,
     live::{Asked, Live},
@@ -33,7 +38,7 @@ impl Core {
             Request::RevokeDevice(params) => match self.device_to_revoke(&params.account, &params.device) {
                 Ok((account, device)) => {
                     let body = v1::RevokeDevice { device: device.to_wire() };
-                    self.ask(account, Asked::RevokeDevice(call), Ask::RevokeDevice(body));
+                    self.ask(account, Asked::RevokeDevice(call, device), Ask::RevokeDevice(body));
                 }
                 Err(error) => self.answer::<()>(call, Err(error)),
             },
@@ -125,8 +130,31 @@ impl Core {
         self.answer(call, Ok(serde_json::json!({ "grant": grant.grant.to_vec() })));
     }
 
-    pub(in crate::core) fn device_revoked(&mut self, account: u32, call: CallId) -> Result<(), Broken> {
+    /// A device is revoked: from here on it is none of ours, whatever the server goes on to say of it.
+    pub(in crate::core) fn device_revoked(
+        &mut self,
+        account: u32,
+        call: CallId,
+        device: DeviceId,
+    ) -> Result<(), Broken> {
+        if let Some(mut row) = self.store.tables().accounts.get(&account).cloned()
+            && !row.revoked.contains(&device)
+        {
+            row.revoked.push(device);
+            let mut write = Write::default();
+            write.account(account, row);
+            self.commit(write, account, Vec::new())?;
+        }
         self.answer(call, Ok(Empty {}));
+        let chats: Vec<(u32, Peer)> = self.all_chats_of(account).map(|(number, row)| (number, row.peer)).collect();
+        for (chat, peer) in chats {
+            if peer == Peer::Group {
+                self.add_task(account, chat, &TaskRow::DropDevices(vec![device]))?;
+            } else if let Some(id) = self.open_conversation(account, chat) {
+                self.leave(account, chat, id)?;
+            }
+            self.pump(account, chat)?;
+        }
         self.list_devices(account);
         Ok(())
     }

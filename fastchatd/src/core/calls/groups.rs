@@ -101,6 +101,7 @@ impl Core {
             created_at_ms: self.now,
             epoch: created.epoch,
             authenticator,
+            refused: false,
         };
         let frame = v1::CreateGroup { conversation: id.to_wire(), group_info: created.group_info.into() };
         let mut step = Step::new(account, id, self.begun(account, number, id, 0), chat, None);

@@ -29,8 +29,7 @@ impl Core {
         self.work(account, chat).handshaking = false;
         let Some(row) = row else {
             tracing::warn!("the log has a handshake message of ours that this device does not know");
-            self.finish(step)?;
-            return self.state_lost(account, chat, id);
+            return self.finish_lost(step);
         };
         step.write.handshake(account, chat, None)?;
         if row.kind == HandshakeKind::Leave {
@@ -42,8 +41,7 @@ impl Core {
             Ok(applied) => applied,
             Err(error) => {
                 tracing::error!(%error, "a commit of ours cannot be merged");
-                self.finish(step)?;
-                return self.state_lost(account, chat, id);
+                return self.finish_lost(step);
             }
         };
         let authenticator = authenticator(&transaction, id)?;
@@ -90,7 +88,9 @@ impl Core {
             Ok(Processed::Applied(applied)) => {
                 let authenticator = authenticator(&transaction, id)?;
                 step.write.state(account, transaction.into_changes());
-                let lost = self.store.handshake(account, chat)?.is_some();
+                let lost = self.store.handshake(account, chat)?.is_some_and(|row| row.conversation == id);
+                let work = self.work(account, chat);
+                (work.pauses, work.behind) = (0, None);
                 if lost {
                     // Ours has lost, whatever the server is about to say.
                     step.write.handshake(account, chat, None)?;
@@ -123,19 +123,27 @@ impl Core {
                 tracing::warn!(%error, "a change of a conversation cannot be followed");
                 let lost = match &error {
                     ProcessError::UnknownConversation => true,
+                    // The log is at the next epoch, whatever is wrong with what took it there.
+                    ProcessError::Invalid(_) => true,
                     ProcessError::WrongEpoch { current, found } => found > current,
                     _ => false,
                 };
-                if !lost {
-                    step.unreadable(self.now, message, None, &error.to_string())?;
-                }
-                self.finish(step)?;
                 if lost {
-                    self.state_lost(account, chat, id)?;
+                    self.finish_lost(step)?;
+                    return Ok(None);
                 }
-                Ok((!lost).then_some(chat))
+                step.unreadable(self.now, message, None, &error.to_string())?;
+                self.finish(step)?;
+                Ok(Some(chat))
             }
         }
+    }
+
+    fn finish_lost(&mut self, mut step: Step) -> Result<(), Broken> {
+        let (account, chat) = (step.account, step.conversation.chat);
+        self.lose_place(&mut step)?;
+        self.finish(step)?;
+        self.place_lost(account, chat)
     }
 
     fn leaving(&mut self, mut step: Step, who: &str) -> Result<(), Broken> {
@@ -235,6 +243,9 @@ impl Core {
         step.notice(self.now, why.to_owned())?;
         step.write.creation(account, chat, None)?;
         self.end_group(&mut step, Standing::Left)?;
+        if let Some(group) = &mut step.group {
+            group.refused = true;
+        }
         step.events.push(self.group_changed(account, chat));
         self.finish(step)?;
         self.pump(account, chat)

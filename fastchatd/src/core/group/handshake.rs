@@ -71,7 +71,7 @@ impl Core {
     /// The conversation that a chat's messages go into, if there is one.
     pub(in crate::core) fn open_conversation(&self, account: u32, chat: u32) -> Option<ConversationId> {
         let id = self.store.tables().chats.get(&(account, chat))?.conversation?;
-        self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed).map(|_| id)
+        self.store.tables().conversations.get(&(account, id)).filter(|row| !row.closed && row.chat == chat).map(|_| id)
     }
 
     pub(in crate::core) fn send_handshake(

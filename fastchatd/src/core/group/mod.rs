@@ -63,6 +63,7 @@ impl Core {
             created_at_ms: known.map_or(self.now, |known| known.created_at_ms),
             epoch: roster.epoch,
             authenticator,
+            refused: false,
         })
     }
 }

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use fastchat_e2ee::{CertificateError, JoinError, Roster, Transaction};
-use fastchat_wire::{AccountName, Code, ConversationId, DeviceId, MessageId, v1};
+use fastchat_e2ee::{CertificateError, JoinError, Leaf, Transaction};
+use fastchat_wire::{AccountName, Code, ConversationId, MessageId, v1};
 use prost::Message as _;
 use v1::client_frame::Body as Ask;
 
@@ -19,10 +19,14 @@ use crate::{
 };
 
 use super::{
-    super::{Broken, Core, live::Asked, receive::LAST_SEQ, step::Step},
+    super::{Broken, Core, join::count_anew, live::Asked, receive::LAST_SEQ, step::Step},
     authenticator,
 };
 
+/// Members that lost their place come back within so long for each of them.
+const COMING_BACK_MS: u64 = 150;
+/// Groups that wait for that.
+const UNJOINED: usize = 4_096;
 /// Groups that a device comes into at the same time, on the server's word that its account is a member.
 const JOINING_AT_ONCE: usize = 64;
 
@@ -34,7 +38,9 @@ impl Core {
             return self.stall(account);
         }
         let (number, chat) = self.group_chat(account, id);
-        if chat.peer != Peer::Group {
+        let carries = self.store.tables().conversations.get(&(account, id)).map(|row| row.chat);
+        if chat.peer != Peer::Group || carries.is_some_and(|carries| carries != number) {
+            tracing::warn!("the server names a group by the id of another conversation");
             return Ok(());
         }
         if self.group_row(account, number).is_some_and(|group| group.standing == Standing::Joining) {
@@ -42,16 +48,16 @@ impl Core {
         }
         // A group that we left, that is no more, or whose change was refused here comes back by an admin's Welcome only.
         // One without members is known from a backup.
-        let over = |group: &GroupRow| !group.is_current() && !group.members.is_empty();
+        let over = |group: &GroupRow| !group.is_current() && (group.refused || !group.members.is_empty());
         if self.group_row(account, number).is_some_and(over) {
             return Ok(());
         }
         let groups = self.store.tables().groups.range((account, 0)..=(account, u32::MAX));
         let coming = groups.filter(|(_, group)| group.standing == Standing::Joining && group.members.is_empty());
         if self.group_row(account, number).is_none() && coming.count() >= JOINING_AT_ONCE {
-            tracing::warn!(
-                "the server names more groups than are joined at once; the others come with the next session"
-            );
+            if let Some(live) = self.live.get_mut(&account).filter(|live| live.unjoined.len() < UNJOINED) {
+                live.unjoined.insert(id);
+            }
             return Ok(());
         }
         self.rejoin(account, number, id)
@@ -66,6 +72,64 @@ impl Core {
             Some(Peer::Group) | None => Ok(()),
             Some(_) => self.leave(account, chat, id),
         }
+    }
+
+    /// An entry shows that this device cannot follow a conversation any more: what follows from that is committed along
+    /// with the entry, which does not come again.
+    pub(in crate::core) fn lose_place(&self, step: &mut Step) -> Result<(), Broken> {
+        let (account, number, id) = (step.account, step.conversation.chat, step.id);
+        if step.chat.peer == Peer::Group {
+            self.begin_rejoin(step)
+        } else if !step.conversation.closed {
+            if step.chat.conversation == Some(id) {
+                step.chat.conversation = None;
+                step.chat.replaces = Some(id);
+            }
+            self.close(&mut step.write, account, number, Some(id), &mut step.chat)?;
+            step.conversation.closed = true;
+            step.events.push(fastchat_ipc::EventKind::ChatChanged { chat: step.chat.id.clone() });
+            Ok(())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// After [`Core::lose_place`]: begins to come back.
+    pub(in crate::core) fn place_lost(&mut self, account: u32, chat: u32) -> Result<(), Broken> {
+        fault::point("rejoin-begun");
+        // All members may have lost it by the same commit: not all come back in the same moment.
+        let members = self.group_row(account, chat).map_or(0, |group| group.members.len() as u64);
+        let id = self.chat_id(account, chat).parse::<ConversationId>();
+        let spread = COMING_BACK_MS * members.saturating_sub(1).min(40);
+        let wait = id.map_or(0, |id| self.dice(account, id) % spread.max(1));
+        let now = self.now;
+        let work = self.work(account, chat);
+        (work.handshaking, work.submitting) = (false, false);
+        work.retry_at = if wait > 0 { now + wait } else { 0 };
+        self.pump(account, chat)
+    }
+
+    fn begin_rejoin(&self, step: &mut Step) -> Result<(), Broken> {
+        let (account, number) = (step.account, step.conversation.chat);
+        let group = step.group.take().or_else(|| self.group_row(account, number).cloned());
+        step.group = Some(match group {
+            Some(group) => GroupRow { standing: Standing::Joining, ..group },
+            None => GroupRow {
+                name: String::new(),
+                topic: String::new(),
+                standing: Standing::Joining,
+                members: Vec::new(),
+                created_at_ms: self.now,
+                epoch: 0,
+                authenticator: Vec::new(),
+                refused: false,
+            },
+        });
+        step.conversation.closed = true;
+        step.chat.conversation = None;
+        step.write.handshake(account, number, None)?;
+        step.events.push(self.group_changed(account, number));
+        Ok(())
     }
 
     /// The server takes nothing more into a conversation from us.
@@ -88,30 +152,12 @@ impl Core {
 
     fn rejoin(&mut self, account: u32, number: u32, id: ConversationId) -> Result<(), Broken> {
         let (_, chat) = self.group_chat(account, id);
-        let known = self.store.tables().conversations.get(&(account, id)).cloned();
+        let known = self.store.tables().conversations.get(&(account, id)).filter(|row| row.chat == number).cloned();
         let conversation = known.unwrap_or_else(|| self.begun(account, number, id, 0));
         let mut step = Step::new(account, id, ConversationRow { closed: true, ..conversation }, chat, None);
-        let group = self.group_row(account, number).cloned();
-        step.group = Some(match group {
-            Some(group) => GroupRow { standing: Standing::Joining, ..group },
-            None => GroupRow {
-                name: String::new(),
-                topic: String::new(),
-                standing: Standing::Joining,
-                members: Vec::new(),
-                created_at_ms: self.now,
-                epoch: 0,
-                authenticator: Vec::new(),
-            },
-        });
-        step.chat.conversation = None;
-        step.write.handshake(account, number, None)?;
-        step.events.push(self.group_changed(account, number));
+        self.begin_rejoin(&mut step)?;
         self.commit_joining(step)?;
-        fault::point("rejoin-begun");
-        let work = self.work(account, number);
-        (work.handshaking, work.submitting) = (false, false);
-        self.pump(account, number)
+        self.place_lost(account, number)
     }
 
     pub(in crate::core) fn fetch_group(&mut self, account: u32, chat: u32) {
@@ -147,6 +193,7 @@ impl Core {
                 tracing::error!(%error, "the encryption state cannot be read");
                 return Err(StoreError::Damaged);
             }
+            Err(JoinError::Older { had, offered }) => return self.refuse_older(account, chat, id, (offered, had)),
             Err(JoinError::Member(CertificateError::OtherIdentity)) => {
                 let text = "this account is in the group under another identity than it has now: an admin has to remove \
                             it and add it again";
@@ -162,6 +209,12 @@ impl Core {
         let known = self.group_row(account, chat).map_or(0, |group| group.epoch);
         if prepared.epoch < known {
             return self.refuse_older(account, chat, id, (prepared.epoch, known));
+        }
+        if !self.vouches(account, chat, prepared.shown_by.as_ref()) {
+            // A member that is known here commits before long, at the latest when its keys are due.
+            let text = "the group's state is shown by somebody who is not known to be in it";
+            self.retry_later(account, chat, &v1::Failure::new(Code::Internal, text));
+            return Ok(());
         }
         let frame = v1::Handshake {
             conversation: id.to_wire(),
@@ -180,6 +233,14 @@ impl Core {
         self.commit(write, account, Vec::new())?;
         fault::point("rejoin-stored");
         self.send_handshake(account, chat, &row)
+    }
+
+    /// Whether whoever signed the shown state of a group is a member of it as far as this device knew it.
+    fn vouches(&self, account: u32, chat: u32, shown_by: Option<&Leaf>) -> bool {
+        let Some(group) = self.group_row(account, chat).filter(|group| !group.members.is_empty()) else { return true };
+        let Some(leaf) = shown_by else { return false };
+        let print = super::super::view::fingerprint_of(Some(&leaf.identity)).map(|print| print.0);
+        group.members.iter().any(|member| member.name.as_str() == leaf.account && Some(member.fingerprint) == print)
     }
 
     /// The server shows the group at an epoch that it has left behind: who was removed since would be in it again.
@@ -257,7 +318,7 @@ impl Core {
             self.tell_of_the_gap(&mut step, &group, seq)?;
         }
         self.meet(&mut step, &applied.roster.leaves)?;
-        Self::reset_counters(&mut step, &applied.roster)?;
+        count_anew(&mut step, &applied.roster)?;
         step.group = Some(group);
         step.chat.conversation = Some(id);
         let conversation = &mut step.conversation;
@@ -277,7 +338,12 @@ impl Core {
         }
         let work = self.work(account, chat);
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
+        if let Some(next) = self.live.get_mut(&account).and_then(|live| live.unjoined.pop_first()) {
+            self.take_unjoined(account, &v1::Unjoined { conversation: next.to_wire() })?;
+        }
         self.acknowledge(account, id);
+        // A device of ours may be in it that is gone from the account.
+        self.list_devices(account);
         self.pump(account, chat)
     }
 
@@ -286,15 +352,9 @@ impl Core {
         let others = group.members.iter().filter(|member| !self.is_own_name(step.account, &member.name));
         let names: Vec<String> = others.map(|member| self.name_of(step.account, &member.name)).collect();
         let with = if names.is_empty() { String::new() } else { format!(", with {}", super::apply::listed(&names)) };
-        step.notice(self.now, format!("this device is in the group {} now{with}", group.name))?;
-        Ok(())
-    }
-
-    /// Others' counters begin anew: their messages since were not seen here.
-    pub(in crate::core) fn reset_counters(step: &mut Step, roster: &Roster) -> Result<(), Broken> {
-        for leaf in &roster.leaves {
-            step.write.counter(step.account, step.id, DeviceId(leaf.device), 0)?;
-        }
+        let name = &group.name;
+        let text = format!("the server says that this account is in the group {name}; this device is in it now{with}");
+        step.notice(self.now, text)?;
         Ok(())
     }
 

@@ -26,6 +26,8 @@ use super::super::{
 
 /// Accounts whose key packages are claimed for one commit at most.
 const ADDED_AT_ONCE: usize = 100;
+/// How long a claim that brought nothing waits before the next.
+const EMPTY_CLAIM_MS: u64 = 5_000;
 /// Leaves that one commit adds at most.
 const LEAVES_AT_ONCE: usize = 250;
 
@@ -72,16 +74,24 @@ impl Core {
 
     /// Goes on with the first of a chat's tasks. `true`: something is under way.
     pub(in crate::core) fn next_task(&mut self, account: u32, chat: u32, id: ConversationId) -> Result<bool, Broken> {
-        for (number, task) in self.store.tasks(account, chat)? {
+        let tasks = self.store.tasks(account, chat)?;
+        let claimed = self.work(account, chat).claims.as_ref().map(|claims| claims.task);
+        if claimed.is_some_and(|task| task > 0 && tasks.iter().all(|(number, _)| *number != task)) {
+            self.work(account, chat).claims = None;
+        }
+        let mut asked = false;
+        for (number, task) in tasks {
             match self.towards(account, chat, id, &task) {
                 Next::Done => self.end_task(account, chat, number)?,
                 Next::Never(error) => self.fail_task(account, chat, number, &error)?,
-                // Whatever else is to be done, and what there is to say, need not wait for key packages.
+                // What else is to be done need not wait for key packages. What there is to say waits while they are on
+                // their way: whoever is being added shall read it too.
                 Next::Claim(names) => {
                     if let Some(claims) = self.claims_for(account, chat, number, names) {
                         let wanted = Wanted::default();
                         return self.make_commit(account, chat, id, number, &wanted, &claims);
                     }
+                    asked |= self.work(account, chat).claims.is_some();
                 }
                 Next::Wait => {}
                 Next::Commit(wanted) => {
@@ -90,7 +100,7 @@ impl Core {
                 Next::Leave => return self.say_leaving(account, chat, id, number),
             }
         }
-        Ok(false)
+        Ok(asked)
     }
 
     /// The key packages for a task, if all of them are here. Else they are asked for, unless they are already, or the
@@ -235,7 +245,12 @@ impl Core {
             if member.is_some() && !self.is_own_name(account, name) {
                 return None;
             }
-            packages.retain(|(device, _)| member.is_none_or(|member| !member.devices.contains(&DeviceId(*device))));
+            let revoked = self.store.tables().accounts.get(&account).map(|row| row.revoked.as_slice());
+            let here = member.map(|member| member.devices.as_slice());
+            packages.retain(|(device, _)| {
+                let is_in = |devices: Option<&[DeviceId]>| devices.is_some_and(|d| d.contains(&DeviceId(*device)));
+                !is_in(here) && !is_in(revoked)
+            });
             Some(packages)
         };
         let packages: Vec<_> = identities.iter().map(|(name, _)| new(name)).collect();
@@ -249,9 +264,16 @@ impl Core {
                 packages,
             })
         });
+        let add: Vec<PeerPackages<'_>> = add.collect();
+        if add.is_empty() && !claims.got.is_empty() {
+            // They came for nothing: whose devices are asked for is others than a moment ago.
+            self.work(account, chat).claim_at = self.now + EMPTY_CLAIM_MS;
+            self.list_devices(account);
+            return Ok(false);
+        }
         let Some(live) = self.live.get(&account) else { return Ok(false) };
         let change = Change {
-            add: add.collect(),
+            add,
             remove_accounts: wanted.remove_accounts.clone(),
             remove_devices: wanted.remove_devices.clone(),
             profile: wanted.profile.clone(),

@@ -36,7 +36,9 @@ enum Strictness {
 impl World {
     /// Everything that must hold in the end.
     pub(super) fn check(&self) -> Result<(), String> {
-        self.judge(&self.look())
+        self.judge(&self.look())?;
+        let stolen = self.steal();
+        if stolen.is_empty() { Ok(()) } else { Err(stolen.join("\n")) }
     }
 
     /// Whether what the devices show is what the log says.

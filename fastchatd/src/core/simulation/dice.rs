@@ -88,6 +88,7 @@ impl World {
             975..985 if kind.losses => self.lose(who),
             985..992 if kind.set_back => self.set_back(who),
             992..994 => self.server.trim(),
+            994..997 if kind.groups => self.keep_copy(who),
             _ => self.step(who, Input::Tick),
         }
     }
@@ -238,12 +239,19 @@ impl World {
         }
     }
 
+    fn keep_copy(&mut self, who: usize) {
+        const COPIES: usize = 2;
+        self.decide(|| format!("{who}'s store is copied"));
+        let copy = self.copy_store(who);
+        self.peers[who].copies.push(copy);
+        if self.peers[who].copies.len() > COPIES {
+            self.peers[who].copies.remove(0);
+        }
+    }
+
     fn set_back(&mut self, who: usize) {
         if self.peers[who].copies.is_empty() || self.random.random_range(0..3) > 0 {
-            self.decide(|| format!("{who}'s store is copied"));
-            let copy = self.copy_store(who);
-            self.peers[who].copies.push(copy);
-            return;
+            return self.keep_copy(who);
         }
         self.decide(|| format!("{who}'s store is set back"));
         let copy = self.peers[who].copies.remove(0);

@@ -16,9 +16,9 @@ use fastchat_wire::{ConversationId, DeviceId, v1};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use v1::{client_frame::Body as Ask, server_frame::Body as Said};
 
-/// One-time key packages that are kept for friends.
-const FOR_FRIENDS: usize = 20;
-/// A fresh account's devices hand out so many before they are asked for more.
+/// One-time key packages that are kept for friends: few, so that packages of last resort get used.
+const FOR_FRIENDS: usize = 3;
+/// One-time key packages that are kept of a device.
 const KEPT: usize = 200;
 
 /// A defect of the server that the check has to notice.

@@ -102,6 +102,15 @@ impl Drop for World {
 impl World {
     /// So many users with one device each, who know nothing of each other.
     pub(super) fn new(seed: u64, users: usize) -> Self {
+        Self::make(seed, users, false)
+    }
+
+    /// A world in which nothing breaks by itself.
+    pub(super) fn calm(seed: u64, users: usize) -> Self {
+        Self::make(seed, users, true)
+    }
+
+    fn make(seed: u64, users: usize, calm: bool) -> Self {
         let mut world = Self {
             seed,
             random: StdRng::seed_from_u64(seed),
@@ -109,7 +118,7 @@ impl World {
             server: Server::new(seed),
             peers: Vec::new(),
             written: Vec::new(),
-            calm: false,
+            calm,
             asked: BTreeMap::new(),
             next_call: 1,
             decisions: VecDeque::new(),

@@ -180,7 +180,7 @@ async fn planned(server: &FakeServer, access: Access, key: &[u8]) -> Result<Plan
 
 async fn new_plan(server: &FakeServer) -> RotationPlan {
     match planned(server, access(server), own_key()).await.unwrap() {
-        Planned::New(plan) => plan,
+        Planned::New(plan) => *plan,
         Planned::Done(_) => panic!("nothing was rotated"),
     }
 }
