@@ -29,6 +29,10 @@ demo *options:
 bench *options:
     cargo run --release --locked -p fastchat-server --example load -- {{ options }}
 
+# What groups cost: encrypt, decrypt, add, remove, join at 2, 10, 100 members (FASTCHAT_BENCH_MEMBERS=1000 for more)
+bench-groups *options:
+    cargo bench --locked -p fastchat-e2ee -- {{ options }}
+
 # What is known of weaknesses in our dependencies (asks the network)
 advisories:
     cargo deny --locked check advisories

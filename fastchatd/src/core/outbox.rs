@@ -222,6 +222,8 @@ impl Core {
                 }
                 if sealed || here < Some(failure.epoch) {
                     self.behind(account, chat, conversation, failure)?;
+                } else {
+                    self.seal_anew(account, chat, (conversation, failure.epoch), messages)?;
                 }
                 self.pump(account, chat)
             }
@@ -344,6 +346,31 @@ impl Core {
         }
         step.conversation.sent_counter = step.conversation.sent_counter.saturating_sub(unsealed);
         Ok(())
+    }
+
+    /// What a device sealed before it lost its place may be in the log or not: the same bytes are sent once more, and only
+    /// when the server refuses one alone, it is certain that it is not.
+    fn seal_anew(
+        &mut self,
+        account: u32,
+        chat: u32,
+        (conversation, epoch): (ConversationId, u64),
+        messages: &[(u64, MessageId)],
+    ) -> Result<(), Broken> {
+        let stale = |sealed: &SealedRow| sealed.conversation == conversation && sealed.epoch < epoch;
+        let rows: Vec<(u64, OutboxRow)> = self.store.outbox(account, chat).collect::<Result<_, _>>()?;
+        let concerned = |(number, row): &(u64, OutboxRow)| {
+            messages.contains(&(*number, row.id)) && row.sealed.as_ref().is_some_and(stale)
+        };
+        let Some((number, mut row)) = rows.into_iter().find(concerned) else { return Ok(()) };
+        if messages.len() > 1 {
+            self.work(account, chat).alone = true;
+            return Ok(());
+        }
+        row.sealed = None;
+        let mut write = Write::default();
+        write.outbox(account, chat, number, Some(&row))?;
+        self.commit(write, account, Vec::new())
     }
 
     /// Nothing of a chat's outbox can go out.

@@ -11,8 +11,10 @@
 mod cases;
 mod check;
 mod dice;
+mod disk;
 mod look;
 mod planted;
+mod review;
 mod server;
 mod thief;
 mod world;

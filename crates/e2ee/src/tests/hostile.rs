@@ -391,3 +391,20 @@ fn a_device_does_not_go_back_to_a_group_older_than_what_it_has() {
     group.prepare_rejoin(&mut people[1], id(1)).unwrap();
     group.prepare_rejoin(&mut people[1], id(2)).unwrap();
 }
+
+#[test]
+fn no_altered_commit_gets_past_the_server_but_in_the_tag_that_only_members_can_check() {
+    let (group, mut people) = three();
+    let prepared = people[0].prepare(id(1), &Change::default()).unwrap();
+    let state = group.public.to_bytes().unwrap();
+    // A membership tag of 48 bytes and its length come last.
+    let tag = prepared.message.len() - 49;
+    for position in (0..tag).step_by(23).chain(tag - 120..tag) {
+        let mut altered = prepared.message.clone();
+        altered[position] ^= 1;
+        let mut public = fastchat_mls::PublicConversation::from_bytes(&state).unwrap();
+        assert!(public.commit(id(1), &altered, &prepared.group_info).is_err(), "byte {position}");
+        assert!(public.to_bytes().unwrap() == state);
+        assert!(public.commit(id(1), &prepared.message[..position], &prepared.group_info).is_err());
+    }
+}

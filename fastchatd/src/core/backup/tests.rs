@@ -79,6 +79,7 @@ fn left_group(name: &str) -> GroupRow {
         created_at_ms: 4,
         epoch: 0,
         authenticator: Vec::new(),
+        refused: false,
     }
 }
 

@@ -261,3 +261,57 @@ fn a_device_that_is_gone_loses_its_leaf_also_in_a_group_that_one_joins_later() {
     assert!(world.server.devices[phone].gone);
     world.check().unwrap();
 }
+
+#[test]
+fn who_is_added_again_is_not_told_that_something_is_missing() {
+    let (mut world, group) = in_a_group(12, 3);
+    world.write(2, Chat::Group(group));
+    world.heal();
+    world.ask(0, Request::RemoveGroupMembers(members(group, &["bob"])));
+    world.heal();
+    world.write(2, Chat::Group(group));
+    world.heal();
+    world.ask(0, Request::AddGroupMembers(members(group, &["bob"])));
+    world.heal();
+    world.write(2, Chat::Group(group));
+    world.heal();
+    world.check().unwrap();
+}
+
+#[test]
+fn a_device_that_lost_its_place_finds_its_own_message_in_the_log() {
+    let (mut world, group) = in_a_group(13, 2);
+    world.write(1, Chat::Group(group));
+    server_takes_all(&mut world, 1);
+    // The log has it; the device has neither the answer nor its place in the group.
+    world.wipe(1, group);
+    world.connect(1);
+    world.write(0, Chat::Group(group));
+    world.heal();
+    assert!(world.look()[1].chats[&Chat::Group(group)].outbox.is_empty());
+    world.check().unwrap();
+}
+
+#[test]
+fn a_conversation_that_the_other_side_made_first_leaves_nothing_of_ours_behind() {
+    let mut world = World::calm(14, 2);
+    world.exchange();
+    for who in [0, 1] {
+        world.write(who, Chat::Direct(1 - who));
+    }
+    let creates = |world: &World, who: usize| {
+        world.peers[who].to_server.iter().any(|frame| matches!(frame.body, Some(Ask::CreateDirect(_))))
+    };
+    for _ in 0..50 {
+        if !creates(&world, 1) {
+            world.server_takes(1);
+            world.client_takes(1);
+        }
+    }
+    assert!(creates(&world, 1));
+    // Bob's does not arrive; alice's does.
+    world.peers[1].to_server.clear();
+    world.disconnect(1);
+    world.heal();
+    world.check().unwrap();
+}

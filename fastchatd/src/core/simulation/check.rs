@@ -212,6 +212,9 @@ impl World {
         if matches!(chat, Chat::Direct(_)) && nothing_lost && strictness == Strictness::Whole && sent > 0 {
             say(format!("{sent} messages are not known to be delivered"));
         }
+        // What it found in the log without having followed it there stands where it was found.
+        let followed = |id: &&str| strictness == Strictness::Whole || by.get(*id) != Some(&who);
+        let texts: Vec<&str> = texts.iter().copied().filter(followed).collect();
         self.judge_order(chat, &texts, &by, &due, &mut say);
         let anybody_set_back = self.peers.iter().any(|peer| peer.restored);
         for line in shown.lines.iter().filter(|_| strictness == Strictness::Whole && !anybody_set_back) {
@@ -279,8 +282,8 @@ impl World {
                     continue;
                 }
                 for (chat, shown) in &seen[*reader].chats {
-                    let texts = shown.lines.iter().filter(|line| line.kind == MessageKind::Text);
-                    let last = texts.filter(|line| line.position < shown.read_position).last();
+                    let mut texts = shown.lines.iter().filter(|line| line.kind == MessageKind::Text);
+                    let last = texts.rfind(|line| line.position < shown.read_position);
                     let there = seen[*other].chats.get(chat);
                     let same = last.zip(there).and_then(|(last, there)| {
                         there.lines.iter().find(|line| line.id == last.id).map(|line| (line, there.read_position))

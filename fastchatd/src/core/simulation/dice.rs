@@ -11,7 +11,8 @@ use rand::RngExt;
 use super::world::{ACCOUNT, Chat, NAMES, World};
 use crate::{core::Input, store::rows::Peer as Side};
 
-const WEEK_MS: u64 = 8 * 24 * 3600 * 1000;
+/// A little more than a week: all leaves are due for new keys.
+pub(super) const WEEK_MS: u64 = 8 * 24 * 3600 * 1000;
 const GROUPS: usize = 3;
 
 /// A kind of sequence.

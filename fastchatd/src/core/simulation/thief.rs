@@ -6,8 +6,9 @@ use fastchat_e2ee::Transaction;
 use fastchat_wire::{MessageId, v1};
 
 use super::{
+    disk::open_store,
     server::Conversation,
-    world::{ACCOUNT, World, open_store},
+    world::{ACCOUNT, World},
 };
 use crate::store::Store;
 

@@ -2,11 +2,7 @@
 //!
 //! **Invariant**: the seed decides everything that happens; what the daemons draw themselves decides nothing.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fastchat_e2ee::{Device, Identity, Transaction};
 use fastchat_ipc::{ApiError, ErrorCode, History, KeyStore, Message, Preview, Request, Send, SendResult};
@@ -15,12 +11,15 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 use v1::server_frame::Body as Said;
 
-use super::server::Server;
+use super::{
+    disk::{copy_files, memory_directory, open_store},
+    server::Server,
+};
 use crate::{
     core::{Action, AlertDefaults, CallId, Core, Input, Process},
     link::{AccountKey, Down, FromLink, ToLink, Token, Up},
     sign_in::SignedIn,
-    store::{Store, Write},
+    store::Write,
 };
 
 pub(super) const NAMES: [&str; 8] = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"];
@@ -28,7 +27,8 @@ pub(super) const NAMES: [&str; 8] = ["alice", "bob", "carol", "dave", "erin", "f
 pub(super) const ACCOUNT: u32 = 1;
 /// Decisions that a failure shows.
 const SHOWN: usize = 40;
-const ROOT: [u8; 32] = [9; 32];
+/// When it begins: far enough from zero that nothing looks as if it had just been done.
+const START_MS: u64 = 1_800_000_000_000;
 
 /// A daemon, which is one device of a user, and its connection.
 pub(super) struct Peer {
@@ -114,7 +114,7 @@ impl World {
         let mut world = Self {
             seed,
             random: StdRng::seed_from_u64(seed),
-            now: 1_000_000,
+            now: START_MS,
             server: Server::new(seed),
             peers: Vec::new(),
             written: Vec::new(),
@@ -137,7 +137,7 @@ impl World {
         if self.decisions.len() == SHOWN {
             self.decisions.pop_front();
         }
-        let decision = format!("{:>9} {}", self.now, decision());
+        let decision = format!("{:>9} {}", self.now - START_MS, decision());
         if std::env::var_os("FASTCHAT_TRACE").is_some() {
             eprintln!("{decision}");
         }
@@ -357,7 +357,7 @@ impl World {
     pub(super) fn server_takes(&mut self, who: usize) {
         let Some(frame) = self.peers[who].to_server.pop_front() else { return };
         if std::env::var_os("FASTCHAT_TRACE").is_some() && frame.request > 0 {
-            eprintln!("{:>9}     {who} asks {}", self.now, self.server.shown_ask(&frame));
+            eprintln!("{:>9}     {who} asks {}", self.now - START_MS, self.server.shown_ask(&frame));
         }
         self.server.now = self.now;
         self.server.take(who, frame);
@@ -379,7 +379,7 @@ impl World {
         }
         let Some(frame) = self.peers[who].to_client.pop_front() else { return };
         if std::env::var_os("FASTCHAT_TRACE").is_some() {
-            eprintln!("{:>9}     {who} gets {}", self.now, self.server.shown(&frame));
+            eprintln!("{:>9}     {who} gets {}", self.now - START_MS, self.server.shown(&frame));
         }
         if let (0, Some(Said::Failure(_))) = (frame.request, &frame.body) {
             self.peers[who].up = None;
@@ -441,8 +441,9 @@ impl World {
         const QUIET: usize = 4;
         self.calm = true;
         let mut quiet = 0;
-        for _ in 0..ROUNDS {
-            self.now += 2_500;
+        for round in 1..=ROUNDS {
+            // What waits for somebody's next keys gets them.
+            self.now += if round % (ROUNDS / 3) == 0 { super::dice::WEEK_MS } else { 2_500 };
             for who in 0..self.peers.len() {
                 if self.peers[who].up.is_none() && !self.peers[who].logged_out {
                     self.connect(who);
@@ -475,37 +476,6 @@ impl World {
     /// Whether a daemon has something to do that it has not done.
     fn is_waiting(&self) -> bool {
         self.alive().into_iter().any(|who| !self.core(who).simulated_work().is_empty())
-    }
-}
-
-/// A directory in memory, where there is one: what the power would take is decided by the simulation.
-fn memory_directory() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
-}
-
-pub(super) fn copy_files(from: &Path, to: &Path) {
-    for file in std::fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        let name = to.join(file.file_name());
-        if file.file_type().unwrap().is_dir() {
-            std::fs::create_dir_all(&name).unwrap();
-            copy_files(&file.path(), &name);
-        } else {
-            // sled may have removed an old snapshot meanwhile.
-            let _gone = std::fs::copy(file.path(), name);
-        }
-    }
-}
-
-/// sled lets go of its lock a moment after it was dropped.
-pub(super) fn open_store(directory: &Path) -> Store {
-    let patience = Instant::now() + Duration::from_secs(10);
-    loop {
-        match Store::open(directory, &ROOT, KeyStore::File) {
-            Err(_) if Instant::now() < patience => std::thread::yield_now(),
-            opened => return opened.unwrap(),
-        }
     }
 }
 

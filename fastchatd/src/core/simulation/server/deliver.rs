@@ -156,7 +156,7 @@ impl Server {
             payload: new.payload,
             server_time_ms: self.now,
         };
-        let planted = application && seq % 3 == 0;
+        let planted = application && seq.is_multiple_of(3);
         if planted && self.bug == Some(Bug::Forgets) {
             return seq;
         }
@@ -198,7 +198,7 @@ impl Server {
             follows.sent = through;
             let range = usize::try_from(start).unwrap()..usize::try_from(through).unwrap();
             let withholds = self.bug == Some(Bug::Withholds) && device == 1;
-            let entries = found.log[range].iter().filter(|record| !(withholds && record.entry.seq % 3 == 0));
+            let entries = found.log[range].iter().filter(|record| !(withholds && record.entry.seq.is_multiple_of(3)));
             let entries = entries.map(|record| {
                 let mut entry = record.entry.clone();
                 if record.by == device {

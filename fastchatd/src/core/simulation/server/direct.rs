@@ -49,7 +49,7 @@ impl Server {
         }
         match self.open_direct(from, (own, peer), &create) {
             Ok((public, id, devices)) => self.insert_direct(from, pair, &create, (&public, id, &devices), last),
-            Err(refusal) => return refusal,
+            Err(refusal) => return Said::Failure(refusal),
         }
         answer(create.conversation, true, true)
     }
@@ -60,24 +60,24 @@ impl Server {
         from: usize,
         (own, peer): (usize, usize),
         create: &v1::CreateDirect,
-    ) -> Result<(PublicConversation, ConversationId, BTreeSet<usize>), Said> {
+    ) -> Result<(PublicConversation, ConversationId, BTreeSet<usize>), v1::Failure> {
         let id = ConversationId::from_wire(&create.conversation).unwrap();
         let public = PublicConversation::open(id.0, &create.group_info)
-            .map_err(|error| failure(v1::Code::GroupInfoMismatch, &error.to_string()))?;
+            .map_err(|error| v1::Failure::new(v1::Code::GroupInfoMismatch, error.to_string()))?;
         let roster = public.roster().unwrap();
         if public.epoch() != create.epoch || roster.profile.is_some() {
-            return Err(failure(v1::Code::GroupInfoMismatch, "another epoch, or a group"));
+            return Err(v1::Failure::new(v1::Code::GroupInfoMismatch, "another epoch, or a group"));
         }
         let all: BTreeSet<usize> = self.devices_of(own).into_iter().chain(self.devices_of(peer)).collect();
         let ids: BTreeSet<Uuid> = all.iter().map(|device| self.devices[*device].id.0).collect();
         let mut given: BTreeSet<Uuid> =
             create.welcomes.iter().filter_map(|welcome| Uuid::from_slice(&welcome.device).ok()).collect();
         if self.devices_of(peer).is_empty() || !given.insert(self.devices[from].id.0) || given != ids {
-            return Err(failure(v1::Code::NoKeyPackages, "the devices are others: claim again"));
+            return Err(v1::Failure::new(v1::Code::NoKeyPackages, "the devices are others: claim again"));
         }
         let leaves: BTreeSet<Uuid> = roster.leaves.iter().map(|leaf| leaf.device).collect();
         if leaves != ids || !roster.leaves.iter().all(|leaf| self.is_leaf(leaf)) {
-            return Err(failure(v1::Code::RosterMismatch, "the leaves are not the devices"));
+            return Err(v1::Failure::new(v1::Code::RosterMismatch, "the leaves are not the devices"));
         }
         Ok((public, id, all))
     }

@@ -23,10 +23,14 @@ struct Change {
 }
 
 fn not_a_member() -> Said {
-    failure(Code::NotAMember, "this device is no member")
+    Said::Failure(no_member())
 }
 
-fn refused(error: &HandshakeError) -> Said {
+fn no_member() -> v1::Failure {
+    v1::Failure::new(Code::NotAMember, "this device is no member")
+}
+
+fn refused(error: &HandshakeError) -> v1::Failure {
     let (code, epoch) = match error {
         HandshakeError::Malformed(_) => (Code::HandshakeMalformed, 0),
         HandshakeError::Invalid(_) => (Code::HandshakeInvalid, 0),
@@ -37,7 +41,7 @@ fn refused(error: &HandshakeError) -> Said {
         HandshakeError::Full => (Code::GroupFull, 0),
         HandshakeError::Damaged => (Code::Internal, 0),
     };
-    Said::Failure(v1::Failure { epoch, ..v1::Failure::new(code, error.to_string()) })
+    v1::Failure { epoch, ..v1::Failure::new(code, error.to_string()) }
 }
 
 impl Server {
@@ -52,7 +56,7 @@ impl Server {
         let id = ConversationId::from_wire(&create.conversation).unwrap();
         let public = match PublicConversation::open(id.0, &create.group_info) {
             Ok(public) => public,
-            Err(error) => return refused(&error),
+            Err(error) => return Said::Failure(refused(&error)),
         };
         let roster = public.roster().unwrap();
         if roster.profile.is_none() || roster.leaves.len() != 1 || !self.is_leaf(&roster.leaves[0]) {
@@ -134,7 +138,7 @@ impl Server {
         };
         let (state, change) = match done {
             Ok(done) => done,
-            Err(refusal) => return refusal,
+            Err(refusal) => return Said::Failure(refusal),
         };
         let new = v1::NewEntry {
             message_id: ask.message_id.clone(),
@@ -151,24 +155,24 @@ impl Server {
         Said::Accepted(v1::Accepted { seqs: vec![seq], server_time_ms: self.now })
     }
 
-    fn proposal(&self, from: usize, at: usize, member: bool, ask: &v1::Handshake) -> Result<Vec<u8>, Said> {
+    fn proposal(&self, from: usize, at: usize, member: bool, ask: &v1::Handshake) -> Result<Vec<u8>, v1::Failure> {
         let mut public = PublicConversation::from_bytes(&self.conversations[at].state).unwrap();
         let id = MessageId::from_wire(&ask.message_id).unwrap();
         let leaving = public.proposal(id.0, &ask.message).map_err(|error| refused(&error))?;
         if !member || leaving.device != self.devices[from].id.0 {
-            return Err(not_a_member());
+            return Err(no_member());
         }
         Ok(public.to_bytes().unwrap())
     }
 
-    fn commit(&self, from: usize, at: usize, member: bool, ask: &v1::Handshake) -> Result<Change, Said> {
+    fn commit(&self, from: usize, at: usize, member: bool, ask: &v1::Handshake) -> Result<Change, v1::Failure> {
         let mut public = PublicConversation::from_bytes(&self.conversations[at].state).unwrap();
         let id = MessageId::from_wire(&ask.message_id).unwrap();
         let before = public.roster().unwrap();
         let effect = public.commit(id.0, &ask.message, &ask.group_info).map_err(|error| refused(&error))?;
         let after = public.roster().unwrap();
         if effect.by.device != self.devices[from].id.0 || !(member || effect.external) {
-            return Err(not_a_member());
+            return Err(no_member());
         }
         let devices = |roster: &Roster| roster.leaves.iter().map(|leaf| leaf.device).collect::<BTreeSet<Uuid>>();
         let (old, new) = (devices(&before), devices(&after));
@@ -180,7 +184,7 @@ impl Server {
                 added.push(effect.by.device);
             }
         }
-        let mismatch = |text: &str| Err(failure(Code::RosterMismatch, text));
+        let mismatch = |text: &str| Err(v1::Failure::new(Code::RosterMismatch, text));
         let joins = |leaf: &&fastchat_mls::Leaf| added.contains(&leaf.device);
         if !after.leaves.iter().filter(joins).all(|leaf| self.is_leaf(leaf)) {
             return mismatch("a leaf is not what this server knows of its device");
