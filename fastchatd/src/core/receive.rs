@@ -258,9 +258,13 @@ impl Core {
     fn sent_elsewhere(&mut self, step: &mut Step, id: MessageId) -> Result<(), Broken> {
         let (account, chat) = (step.account, step.conversation.chat);
         let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
-        if let Some((number, _)) = found.transpose()? {
+        if let Some((number, row)) = found.transpose()? {
+            let accepted = self.work(account, chat).accepted.remove(&number);
+            // Our copy is refused, as its id is there already.
+            if !accepted && row.sealed.is_some_and(|sealed| sealed.conversation == step.id) {
+                self.unseal_from(step, &[(number, id)])?;
+            }
             step.write.outbox(account, chat, number, None)?;
-            self.work(account, chat).accepted.remove(&number);
         }
         Ok(())
     }
