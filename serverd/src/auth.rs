@@ -1,4 +1,4 @@
-//! Passwords and tokens: what a server may know of them, checked without telling who exists.
+//! Passwords, tokens and signatures: what a server may know of them, checked without telling who exists.
 //!
 //! **Invariant**: an unknown account and a wrong password cost the same time and give the same answer; of tokens and
 //! auth secrets only hashes are kept.
@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fastchat_mls::{Certificate, certificate, identity};
 use fastchat_store::{GrantHash, InviteHash, Kdf, TokenHash};
 use fastchat_wire::AccountName;
 use ring::{
@@ -156,9 +157,92 @@ pub fn is_resume_signed(signature_key: &[u8; 32], exported: &[u8; 32], signature
     signature::UnparsedPublicKey::new(&signature::ED25519, signature_key).verify(&message, signature).is_ok()
 }
 
+/// Whether the identity that a certificate names is one, and has signed it.
+#[must_use]
+pub fn is_certified(certificate: &Certificate) -> bool {
+    let Some(key) = identity::rsa_public_key(&certificate.identity_key) else { return false };
+    let Ok(message) = certificate.signed_bytes() else { return false };
+    let signed = identity::signed_bytes(certificate::CONTEXT, &message);
+    let key = signature::UnparsedPublicKey::new(&signature::RSA_PSS_2048_8192_SHA256, key);
+    key.verify(&signed, &certificate.signature).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use fastchat_e2ee::Identity;
+    use uuid::Uuid;
+
     use super::*;
+
+    #[test]
+    fn a_certificate_is_signed_by_the_identity_that_it_names() {
+        let identity = Identity::generate().unwrap();
+        let mut good = Certificate {
+            account: "alice".into(),
+            device: Uuid::from_u128(1),
+            leaf_key: vec![7; 32],
+            identity_key: identity.public().to_der().to_vec(),
+            signature: Vec::new(),
+        };
+        let sign =
+            |context, certificate: &Certificate| identity.sign(context, &certificate.signed_bytes().unwrap()).unwrap();
+        good.signature = sign(certificate::CONTEXT, &good);
+        assert!(is_certified(&good));
+        let alter: [fn(&mut Certificate); 7] = [
+            |certificate| certificate.account = "alicia".into(),
+            |certificate| certificate.device = Uuid::from_u128(2),
+            |certificate| certificate.leaf_key = vec![8; 32],
+            |certificate| certificate.identity_key = b"no key".to_vec(),
+            |certificate| certificate.signature = vec![7; 384],
+            |certificate| certificate.signature[383] ^= 1,
+            |certificate| certificate.signature.clear(),
+        ];
+        for (at, alter) in alter.into_iter().enumerate() {
+            let mut bad = good.clone();
+            alter(&mut bad);
+            assert!(!is_certified(&bad), "alteration {at}");
+        }
+        let purpose = Certificate { signature: sign("another purpose", &good), ..good };
+        assert!(!is_certified(&purpose));
+    }
+
+    /// A SubjectPublicKeyInfo as OpenSSL writes it, of a modulus and an exponent.
+    fn identity_key(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+        let element = |tag: u8, content: &[u8]| {
+            let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+            let head = match length {
+                [0, low @ 0..=0x7f] => vec![tag, low],
+                [0, low] => vec![tag, 0x81, low],
+                [high, low] => vec![tag, 0x82, high, low],
+            };
+            [&head[..], content].concat()
+        };
+        let numbers = [element(2, modulus), element(2, exponent)].concat();
+        let algorithm = element(0x30, &[6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 1, 5, 0]);
+        let key = element(3, &[&[0], &element(0x30, &numbers)[..]].concat());
+        element(0x30, &[algorithm, key].concat())
+    }
+
+    #[test]
+    fn an_identity_key_has_one_form_and_a_size_within_bounds() {
+        let key = Identity::generate().unwrap().public().to_der().to_vec();
+        assert!(identity::rsa_public_key(&key).is_some());
+        let modulus = |bytes: usize| [&[0, 0x80][..], &vec![1; bytes - 1]].concat();
+        let (good, exponent) = (modulus(384), [1, 0, 1]);
+        assert!(identity::rsa_public_key(&identity_key(&good, &exponent)).is_some());
+        assert!(identity::rsa_public_key(&identity_key(&modulus(512), &exponent)).is_some());
+        // One bit fewer, one more.
+        assert!(identity::rsa_public_key(&identity_key(&[&[0x7f][..], &[1; 383]].concat(), &exponent)).is_none());
+        assert!(identity::rsa_public_key(&identity_key(&[&[1][..], &[1; 512]].concat(), &exponent)).is_none());
+        assert!(identity::rsa_public_key(&identity_key(&good, &[3])).is_none());
+        // Another form of the same key would have another fingerprint.
+        assert!(identity::rsa_public_key(&identity_key(&[&[0][..], &good].concat(), &exponent)).is_none());
+        assert!(identity::rsa_public_key(&identity_key(&good, &[0, 1, 0, 1])).is_none());
+        assert!(identity::rsa_public_key(&[&key[..], &[0]].concat()).is_none());
+        for length in 0..key.len() {
+            assert!(identity::rsa_public_key(&key[..length]).is_none());
+        }
+    }
 
     #[test]
     fn an_auth_secret_is_64_lower_case_hex_digits() {

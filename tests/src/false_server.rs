@@ -7,12 +7,17 @@
 
 mod books;
 mod connection;
+mod groups;
 
 use std::{net::Ipv4Addr, sync::Arc};
 
 use anyhow::{Context, Result};
 use fastchat_wire::v1::{self, ServerFrame};
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 use tokio_rustls::TlsAcceptor;
 
 use books::Books;
@@ -35,6 +40,8 @@ enum Event {
     Lie(Twist),
     /// The test wants this said to an account.
     Say(String, Box<ServerFrame>),
+    /// The test wants to know the state of the newest group.
+    Show(oneshot::Sender<Option<v1::GroupState>>),
 }
 
 /// A running server.
@@ -90,6 +97,16 @@ impl FalseServer {
         self.lie(|_, frame| vec![frame]).await
     }
 
+    /// What the server knows of the newest group, as a device would fetch it.
+    ///
+    /// # Errors
+    /// There is no group, or the server has ended.
+    pub async fn group_state(&self) -> Result<v1::GroupState> {
+        let (answer, answered) = oneshot::channel();
+        self.events.send(Event::Show(answer)).await.ok().context("the made-up server has ended")?;
+        answered.await?.context("there is no group")
+    }
+
     /// Says something to an account that nobody asked for.
     ///
     /// # Errors
@@ -119,6 +136,11 @@ async fn keep(mut books: Books, mut events: mpsc::Receiver<Event>) {
             Event::Closed(connection) => books.closed(connection),
             Event::Lie(new) => {
                 twist = new;
+                Vec::new()
+            }
+            Event::Show(answer) => {
+                // A test that is over does not need to know.
+                let _ = answer.send(books.group_state());
                 Vec::new()
             }
             Event::Say(account, frame) => {

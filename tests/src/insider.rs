@@ -25,7 +25,7 @@ use fastchat_wire::{
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-pub use forger::{Builder, Forged, Forger};
+pub use forger::{Builder, Forged, Forger, external};
 pub use wire::Wire;
 
 /// What stands for a durable store.

@@ -23,7 +23,7 @@ pub use ctl::{Ctl, Ended};
 pub use daemon::Daemon;
 pub use false_server::{FalseServer, Twist};
 pub use groups::{agree, members_of, of};
-pub use insider::{Builder, Forged, Forger, Insider, Room, State, Wire};
+pub use insider::{Builder, Forged, Forger, Insider, Room, State, Wire, external};
 pub use person::{PASSWORD, Person};
 pub use private_bus::PrivateBus;
 pub use process::{PATIENCE, Running, within};

@@ -48,10 +48,14 @@ async fn converged(people: &mut [&mut Person], group: &str, members: &[&str], te
     agree(people, group, members).await.with_context(|| format!("after {text}"))?;
     let speakers: Vec<String> = people.iter().map(|person| person.name.clone()).collect();
     for (number, speaker) in speakers.iter().enumerate() {
-        let text = format!("{speaker} after {text}");
+        let text = format!("{speaker} ({number}) after {text}");
         people[number].say(group, &text).await?;
         for (_, person) in people.iter_mut().enumerate().filter(|(other, _)| *other != number) {
-            person.hears(group, &text).await?;
+            if person.name == *speaker {
+                person.has_said(group, &text).await?;
+            } else {
+                person.hears(group, &text).await?;
+            }
         }
     }
     Ok(())
@@ -207,4 +211,60 @@ async fn a_crash_at_any_step_of_a_first_message_loses_and_doubles_nothing() -> R
         assert_eq!(alice.texts(&friend.name).await?, ["hello", "and back", "and again"], "{point}");
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_of_a_new_identity_leaves_the_old_or_the_new_one() -> Result<()> {
+    let (_server, mut people) = three().await?;
+    let [alice, bob, _] = people.as_mut_slice() else { unreachable!() };
+    alice.deliver("bob", "hello").await?;
+    bob.deliver("alice", "hello too").await?;
+    alice.make_group("ops", &["bob"]).await?;
+    agree(&mut [alice, bob], "ops", &["alice", "bob"]).await?;
+    let rotation = fastchat_ipc::Rotation { password: fastchat_tests::PASSWORD.into(), ..Default::default() };
+    let trust = fastchat_ipc::TrustKey { contact: "alice".into(), ..Default::default() };
+    for point in
+        ["rotation-prepared", "rotation-prepared@synced", "rotation-told", "rotation-stored", "rotation-stored@sent"]
+    {
+        let before = alice.account().await?.fingerprint;
+        arm(alice, point).await?;
+        last_words::<method::RotateKey>(alice, &rotation).await?;
+        heal(alice, point).await?;
+        if point.starts_with("rotation-prepared") {
+            assert_eq!(alice.account().await?.fingerprint, before, "{point}: the server has not heard of it");
+            alice.call::<method::RotateKey>(&rotation).await?;
+        }
+        alice
+            .until("the new identity counts", async |alice| {
+                Ok((alice.account().await?.fingerprint != before).then_some(()))
+            })
+            .await?;
+        bob.until("the change is seen", async |bob| Ok(bob.contact("alice").await?.key_changed.then_some(()))).await?;
+        bob.call::<method::TrustContactKey>(&trust).await?;
+        converged(&mut [alice, bob], "ops", &["alice", "bob"], point).await?;
+        alice.deliver("bob", &format!("alice after {point}")).await?;
+        bob.deliver("alice", &format!("bob after {point}")).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_of_linking_lets_the_next_link_succeed() -> Result<()> {
+    let (server, mut people) = three().await?;
+    let [alice, bob, _] = people.as_mut_slice() else { unreachable!() };
+    alice.make_group("ops", &["bob"]).await?;
+    for point in ["link-offered", "link-consented", "link-granted", "link-handed-over"] {
+        arm(alice, point).await?;
+        assert!(alice.linked_device(&server).await.is_err(), "{point}");
+        heal(alice, point).await?;
+    }
+    let mut phone = alice.linked_device(&server).await?;
+    // A device that was handed the account before the other one ended may have come in, and is a device like any other.
+    alice
+        .until("the phone is in", async |alice| {
+            let Some(group) = alice.seen_group("ops").await? else { return Ok(None) };
+            Ok(group.members.iter().any(|m| m.name == "alice" && m.devices >= 2).then_some(()))
+        })
+        .await?;
+    converged(&mut [alice, bob, &mut phone], "ops", &["alice", "bob"], "linking").await
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use fastchat_e2ee::{Change, Transaction};
 use fastchat_ipc::{Group, MessageKind};
 use fastchat_mls::GroupProfile;
-use fastchat_tests::{Forged, Forger, Insider, Person, Server, agree, within};
+use fastchat_tests::{Builder, Forged, Forger, Insider, Person, Server, agree, within};
 use fastchat_wire::{
     Code, ConversationId, MessageId,
     v1::{self, client_frame::Body as Ask, server_frame::Body as Said},
@@ -25,11 +25,11 @@ struct Scene {
 impl Scene {
     async fn set() -> Result<Self> {
         let server = Server::start().await?;
-        let identity = Insider::identity().await?;
+        let (identity, address) = (Insider::identity().await?, server.address());
         let (alice, bob, mallory) = tokio::try_join!(
             Person::registered("alice", &server),
             Person::registered("bob", &server),
-            Insider::register("mallory", &server.address(), identity),
+            Insider::register("mallory", &address, identity),
         )?;
         let mut scene = Self { _server: server, alice, bob, mallory, id: ConversationId::generate() };
         let group = scene.alice.make_group("ops", &["bob", "mallory"]).await?;
@@ -67,7 +67,7 @@ fn refused(answer: &Said, what: &str, codes: &[Code]) -> Result<()> {
     }
 }
 
-fn with_profile(builder: fastchat_tests::Builder<'_>, profile: &GroupProfile) -> fastchat_tests::Builder<'_> {
+fn with_profile<'a>(builder: Builder<'a>, profile: &GroupProfile) -> Builder<'a> {
     let extensions = profile.to_extensions().expect("a profile within its bounds");
     builder.propose_group_context_extensions(extensions).expect("extensions that MLS takes")
 }
@@ -126,10 +126,10 @@ async fn bad_commits_are_refused_with_a_code_that_says_which_check_failed() -> R
     scene.refused(frame, "under another id", &invalid).await?;
 
     let mut message = good.message.clone();
-    let last = message.len() - 1;
-    message[last] ^= 1;
+    let middle = message.len() / 2;
+    message[middle] ^= 1;
     let frame = v1::Handshake { message: message.into(), ..good.frame() };
-    scene.refused(frame, "an altered signature or tag", &invalid).await?;
+    scene.refused(frame, "altered in its middle", &invalid).await?;
 
     let frame = v1::Handshake { message: vec![7; 500].into(), ..good.frame() };
     scene.refused(frame, "garbage", &[Code::HandshakeMalformed]).await?;
@@ -154,7 +154,8 @@ async fn bad_commits_are_refused_with_a_code_that_says_which_check_failed() -> R
     let frame = v1::Handshake { welcomes: vec![welcome], ..good.frame() };
     scene.refused(frame, "with a Welcome for nobody whom it adds", &[Code::RosterMismatch, Code::Invalid]).await?;
 
-    let frame = v1::Handshake { kind: v1::EntryKind::Proposal.into(), ..good.frame() };
+    let proposal = v1::EntryKind::Proposal.into();
+    let frame = v1::Handshake { kind: proposal, group_info: bytes::Bytes::new(), ..good.frame() };
     scene.refused(frame, "a commit as a proposal", &invalid).await?;
     scene.is_well("all bad commits").await?;
 
@@ -167,6 +168,21 @@ async fn bad_commits_are_refused_with_a_code_that_says_which_check_failed() -> R
 }
 
 #[tokio::test]
+async fn a_commit_that_the_server_cannot_see_through_shuts_nobody_out() -> Result<()> {
+    let mut scene = Scene::set().await?;
+    let forger = Forger::come_in(&mut scene.mallory, scene.id).await?;
+    scene.is_well("coming in").await?;
+    // The membership tag at its end is made with a key that the server does not have (RFC 9420, section 6.2).
+    let good = forger.commit(&scene.mallory, scene.id, |builder| builder)?;
+    let mut message = good.message.clone();
+    let last = message.len() - 1;
+    message[last] ^= 1;
+    let answer = scene.mallory.hand_in(v1::Handshake { message: message.into(), ..good.frame() }).await?;
+    ensure!(matches!(answer, Said::Accepted(_)), "{answer:?}");
+    scene.is_well("a commit that only members see through").await
+}
+
+#[tokio::test]
 async fn a_commit_that_leaves_a_leaver_in_is_refused() -> Result<()> {
     let mut scene = Scene::set().await?;
     let forger = Forger::come_in(&mut scene.mallory, scene.id).await?;
@@ -174,9 +190,8 @@ async fn a_commit_that_leaves_a_leaver_in_is_refused() -> Result<()> {
     // Nobody honest is there to take the leaver out.
     scene.alice.daemon.stop().await?;
     let mut client = scene.bob.daemon.client().await?;
-    let leaving = tokio::spawn(async move {
-        client.call::<fastchat_ipc::method::LeaveGroup>(&fastchat_tests::of("ops")).await
-    });
+    let leaving =
+        tokio::spawn(async move { client.call::<fastchat_ipc::method::LeaveGroup>(&fastchat_tests::of("ops")).await });
     scene.bob.group_is("ops", fastchat_ipc::GroupState::Leaving).await?;
     let forged = forger.commit(&scene.mallory, scene.id, |builder| builder)?;
     scene.refused(forged.frame(), "ignoring who leaves", &[Code::ProposalsPending]).await?;
@@ -281,8 +296,7 @@ async fn entries_that_nobody_can_open_stop_nothing_and_replays_show_no_message_t
 async fn a_removed_member_has_nothing_more_with_all_its_saved_state() -> Result<()> {
     let mut scene = Scene::set().await?;
     let id = scene.id;
-    let mut carol =
-        Insider::register("carol", &scene._server.address(), Insider::identity().await?).await?;
+    let mut carol = Insider::register("carol", &scene._server.address(), Insider::identity().await?).await?;
     scene.alice.add("ops", &["carol"]).await?;
     within("carol is in", async { carol.added().await }).await?;
     scene.mallory.until(id, "carol is in", |m| Ok(m.members(id).contains(&"carol"))).await?;

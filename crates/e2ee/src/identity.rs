@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use fastchat_mls::identity::{MAX_BITS, MIN_BITS as BITS, PUBLIC_EXPONENT, signed_bytes};
 use rsa::{
     BoxedUint, Oaep, Pss, RsaPrivateKey, RsaPublicKey,
     pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey},
@@ -16,15 +17,8 @@ use rsa::{
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// Bits of the keys made here, and the least that is accepted from others.
-const BITS: usize = 3072;
-/// The most bits accepted from others: verifying must stay cheap.
-const MAX_BITS: usize = 4096;
-const PUBLIC_EXPONENT: u64 = 65537;
 /// A SubjectPublicKeyInfo of 4096 bits has 550 bytes.
 const MAX_DER_BYTES: usize = 600;
-/// Tells our signatures from any other that an RSA key could be asked for.
-const SIGNATURE_DOMAIN: &[u8] = b"FastChat identity signature v1\0";
 
 /// Why an identity could not be made, read or used.
 #[derive(Debug, thiserror::Error)]
@@ -207,12 +201,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// SHA-256 over domain, length of the context, context, message: no two pairs of context and message collide.
+/// SHA-256 over what servers verify as well.
 fn signature_digest(context: &str, message: &[u8]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(SIGNATURE_DOMAIN);
-    hash.update((context.len() as u64).to_be_bytes());
-    hash.update(context);
-    hash.update(message);
-    hash.finalize().into()
+    Sha256::digest(signed_bytes(context, message)).into()
 }

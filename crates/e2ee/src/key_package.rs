@@ -22,8 +22,8 @@ use crate::{
 
 /// How long after it was made a key package can be used to start a conversation.
 pub const KEY_PACKAGE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// OpenMLS dates the beginning of a lifetime one hour back; another hour for good measure.
-const LIFETIME_MARGIN_SECONDS: u64 = 2 * 60 * 60;
+/// A lifetime begins so long before now: whoever follows the commit that uses the package judges it by a clock of its own.
+const LIFETIME_MARGIN_SECONDS: u64 = 24 * 60 * 60;
 /// How many key packages' private keys are kept: enough for all that are published and those claimed of late. The
 /// oldest go first. By count and not by date, so that a clock that jumps destroys nothing.
 const KEPT: usize = 1000;
@@ -77,14 +77,18 @@ pub(crate) fn make(
     Ok(published)
 }
 
+/// A lifetime from now on, as a leaf carries it.
+pub(crate) fn lifetime() -> Lifetime {
+    let fresh = Lifetime::new(KEY_PACKAGE_LIFETIME.as_secs());
+    Lifetime::init(fresh.not_before().saturating_sub(LIFETIME_MARGIN_SECONDS), fresh.not_after())
+}
+
 fn make_one(
     provider: &Provider<'_>,
     device: &Device,
     last_resort: bool,
 ) -> Result<(Vec<u8>, KeyPackageRef), KeyPackageError> {
-    let builder = KeyPackage::builder()
-        .leaf_node_capabilities(suite::capabilities())
-        .key_package_lifetime(Lifetime::new(KEY_PACKAGE_LIFETIME.as_secs()));
+    let builder = KeyPackage::builder().leaf_node_capabilities(suite::capabilities()).key_package_lifetime(lifetime());
     let builder = if last_resort { builder.mark_as_last_resort() } else { builder };
     let key_package = builder
         .build(SUITE, provider, device.signer(), device.credential())
@@ -143,7 +147,8 @@ pub(crate) fn verify(
     }
     let lifetime = key_package.life_time();
     let seconds = lifetime.not_after().saturating_sub(lifetime.not_before());
-    if seconds > KEY_PACKAGE_LIFETIME.as_secs() + LIFETIME_MARGIN_SECONDS {
+    // OpenMLS adds an hour at the beginning; another one for good measure.
+    if seconds > KEY_PACKAGE_LIFETIME.as_secs() + LIFETIME_MARGIN_SECONDS + 2 * 3600 {
         return Err(KeyPackageError::Lifetime);
     }
     if *key_package.leaf_node().capabilities() != suite::capabilities() {

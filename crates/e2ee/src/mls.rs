@@ -8,15 +8,14 @@
 
 use fastchat_mls::{Refusal, Roster, suite};
 use openmls::prelude::{
-    Extensions, GroupContext, Lifetime, MlsGroup, MlsGroupJoinConfig, NewGroupError, OpenMlsProvider,
+    Extensions, GroupContext, MlsGroup, MlsGroupJoinConfig, NewGroupError, OpenMlsProvider,
     PURE_PLAINTEXT_WIRE_FORMAT_POLICY, Proposal, Sender, SenderRatchetConfiguration, WireFormatPolicy,
 };
 use openmls_rust_crypto::RustCrypto;
 use uuid::Uuid;
 
 use crate::{
-    Device,
-    key_package::KEY_PACKAGE_LIFETIME,
+    Device, key_package,
     shared_key::SharedKey,
     state::{StorageFailed, Trial},
 };
@@ -26,7 +25,7 @@ pub(crate) use fastchat_mls::suite::{SUITE, group_id, parse};
 /// Governs handshake messages only: they are public.
 const WIRE_FORMAT: WireFormatPolicy = PURE_PLAINTEXT_WIRE_FORMAT_POLICY;
 /// Plaintexts are padded to a multiple of this, so that a short message's length says little.
-const PADDING_BYTES: usize = 256;
+const PADDING_BYTES: usize = 128;
 /// How many entries of one sender may be missing before the next one no longer opens.
 const MAX_FORWARD_DISTANCE: u32 = 2000;
 
@@ -61,7 +60,7 @@ pub(crate) fn new_group(
         .ciphersuite(SUITE)
         .with_capabilities(suite::capabilities())
         .with_group_context_extensions(extensions)
-        .lifetime(Lifetime::new(KEY_PACKAGE_LIFETIME.as_secs()))
+        .lifetime(key_package::lifetime())
         .with_wire_format_policy(WIRE_FORMAT)
         .padding_size(PADDING_BYTES)
         .max_past_epochs(0)

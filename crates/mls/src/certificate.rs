@@ -1,7 +1,8 @@
 //! The device certificate: the content of a device's MLS basic credential.
 //!
 //! It says: "the account with this identity key owns the device with this id, and this is the device's Ed25519 key",
-//! signed by the identity. Here it is only taken apart; the RSA signature is the devices' to verify.
+//! signed by the identity (see [`crate::identity`]). Here it is only taken apart; the RSA signature is verified by the
+//! server when it stores the certificate, and by each device again.
 //!
 //! **Invariant**: one certificate has one meaning: it is consumed to its last byte and bounded before it is decoded.
 

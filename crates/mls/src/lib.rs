@@ -9,6 +9,7 @@
 pub mod certificate;
 mod encoding;
 mod group_info;
+pub mod identity;
 mod profile;
 mod public;
 mod roster;

@@ -77,7 +77,17 @@ async fn person<S: Store>(store: &S, text: &str) -> Result<Person, StoreError> {
     let device = DeviceId::generate();
     let made = store.create_account(account_of(text), device_of(device), None, 1).await?;
     assert_eq!(made, CreateAccount::Created);
-    Ok(Person { name: name(text), device })
+    let person = Person { name: name(text), device };
+    offer(store, &person, 1).await?;
+    Ok(person)
+}
+
+/// Publishes a key package of last resort: others can write to the device from now on. Answers what that closes.
+async fn offer<S: Store>(store: &S, person: &Person, now_ms: u64) -> Result<Option<Vec<ConversationId>>, StoreError> {
+    let published = store.publish_key_packages(person.device, Vec::new(), Some("last".into()), 10, now_ms).await?;
+    let change = published.and_then(|published| published.change);
+    assert!(change.iter().all(|change| change.account == person.name && change.removed.is_empty()), "{change:?}");
+    Ok(change.map(|change| change.closed))
 }
 
 /// Another device of the account.
@@ -85,7 +95,9 @@ async fn log_in<S: Store>(store: &S, account: &Person) -> Result<Person, StoreEr
     let device = DeviceId::generate();
     let added = store.add_device(login(&account.name, device)).await?;
     assert!(matches!(added, DeviceAdded::Done(_)), "{added:?}");
-    Ok(Person { name: account.name.clone(), device })
+    let person = Person { name: account.name.clone(), device };
+    offer(store, &person, 2).await?;
+    Ok(person)
 }
 
 fn login(account: &AccountName, device: DeviceId) -> AddDevice {

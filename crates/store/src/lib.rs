@@ -19,8 +19,8 @@ pub use records::{
     CreateAccount, CreateDirect, CreateGroup, CursorMove, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession,
     DeviceState, Entry, GrantHash, HandshakeAppended, HandshakeState, Invite, InviteHash, Joining, Kdf, Kind,
     KnownEntry, LinkMailbox, LinkPosted, Membership, NewAccount, NewCommit, NewDevice, NewDirect, NewEntry, NewGroup,
-    NewHandshake, NewInvite, NewLeaf, NewWelcome, OtherDevice, Page, PageBounds, RotateIdentity, TELLING_ACCOUNTS,
-    TokenHash,
+    NewHandshake, NewInvite, NewLeaf, NewWelcome, OFFER_LIFE_MS, OtherDevice, Page, PageBounds, Published,
+    RotateIdentity, TELLING_ACCOUNTS, TokenHash,
 };
 pub use sqlite::SqliteStore;
 pub use traits::{

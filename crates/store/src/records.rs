@@ -12,7 +12,7 @@ use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId};
 pub use self::{
     devices::{
         AddDevice, ChangePassword, Claim, Claimed, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, GrantHash,
-        LinkMailbox, LinkPosted, NewDevice, RotateIdentity, TokenHash,
+        LinkMailbox, LinkPosted, NewDevice, OFFER_LIFE_MS, Published, RotateIdentity, TokenHash,
     },
     handshakes::{
         AppendHandshake, CreateGroup, HandshakeAppended, HandshakeState, KnownEntry, NewCommit, NewGroup, NewHandshake,
@@ -113,9 +113,9 @@ pub struct NewDirect {
     pub peer: AccountName,
     /// Of the group after its first commit.
     pub epoch: u64,
-    /// The group's leaves: exactly the devices of the two accounts.
+    /// The group's leaves: exactly the devices of the two accounts that can be written to, and the creating one.
     pub leaves: Vec<NewLeaf>,
-    /// Exactly one for each other device of the two accounts.
+    /// Exactly one for each of these but the creating one.
     pub welcomes: Vec<NewWelcome>,
     /// The public state by which handshakes are checked.
     pub state: Bytes,

@@ -13,7 +13,7 @@ use crate::{
     AccountRecord, AddDevice, Append, AppendHandshake, Appended, ChangePassword, Claim, Claimed, CreateAccount,
     CreateDirect, CreateGroup, CursorMove, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, DeviceState,
     GrantHash, HandshakeAppended, HandshakeState, Invite, InviteHash, LinkMailbox, LinkPosted, NewAccount, NewDevice,
-    NewDirect, NewEntry, NewGroup, NewInvite, Page, PageBounds, RotateIdentity, StoreError, TokenHash,
+    NewDirect, NewEntry, NewGroup, NewInvite, Page, PageBounds, Published, RotateIdentity, StoreError, TokenHash,
 };
 
 /// The outcome of a call, to be awaited.
@@ -49,7 +49,9 @@ pub trait Accounts {
 
 /// Devices and their session tokens.
 pub trait Devices {
-    /// A device comes. The account's direct conversations take no further entries until they are replaced.
+    /// A device comes. If others go by it, the account's direct conversations take no further entries until they are
+    /// replaced; otherwise that happens when the device can be written to
+    /// ([`publish_key_packages`](KeyPackages::publish_key_packages)).
     fn add_device(&self, login: AddDevice) -> impl Outcome<DeviceAdded>;
 
     /// The account's devices, the oldest first.
@@ -75,17 +77,19 @@ pub trait Devices {
 /// Key packages, by which somebody is added to a group while offline.
 pub trait KeyPackages {
     /// Adds one-time packages (the oldest go when there are more than `keep`) and, if given, replaces the last-resort
-    /// one. Answers how many one-time packages there are; `None`: there is no such device.
+    /// one. If the device could not be written to before, the account's direct conversations that it is no member of
+    /// take no further entries until they are replaced. `None`: there is no such device.
     fn publish_key_packages(
         &self,
         device: DeviceId,
         one_time: Vec<Bytes>,
         last_resort: Option<Bytes>,
         keep: u32,
-    ) -> impl Outcome<Option<u32>>;
+        now_ms: u64,
+    ) -> impl Outcome<Option<Published>>;
 
-    /// Takes the oldest one-time package of each of the account's devices while there are more than the reserve, or
-    /// reads its last-resort one. `None`: there is no such account.
+    /// Takes the oldest one-time package of each of the account's devices that can be written to while there are more
+    /// than the reserve, or reads its last-resort one. `None`: there is no such account.
     fn claim_key_packages(&self, claim: Claim) -> impl Outcome<Option<Claimed>>;
 
     /// Whether the two have a conversation, or had a direct one.

@@ -5,7 +5,7 @@
 
 use fastchat_e2ee::{Fingerprint, IdentityKey, Join, JoinError, Roster, Transaction};
 use fastchat_ipc::{ContactState, EventKind};
-use fastchat_wire::{AccountName, ConversationId, DeviceId, v1};
+use fastchat_wire::{AccountName, ConversationId, v1};
 
 use crate::{
     fault,
@@ -244,6 +244,11 @@ impl Core {
                 // The group has this device in it now; it gets in by an external commit, with fresh keys.
                 tracing::warn!(%error, "a group's Welcome is refused");
                 self.tell_joined(account, joining);
+                if matches!(error, JoinError::NoKeyPackage) {
+                    // Whoever made it has signed the join key: only our half of it is lost.
+                    let (number, _) = self.group_chat(account, id);
+                    return self.rejoin(account, number, id);
+                }
                 return self.take_unjoined(account, &v1::Unjoined { conversation: joining.conversation.clone() });
             }
         };
@@ -271,7 +276,7 @@ impl Core {
             format!("{by} added you to the group {}", group.name)
         };
         self.meet(&mut step, &roster.leaves)?;
-        count_anew(&mut step, &roster)?;
+        step.count_anew(&roster.leaves)?;
         step.group = Some(group);
         step.notice(self.now, text)?;
         step.events.push(EventKind::ChatChanged { chat: step.chat.id.clone() });
@@ -406,12 +411,4 @@ impl Core {
         step.write.contact(step.account, number, Some(contact));
         Ok(())
     }
-}
-
-/// Who comes (back) into a group has not missed what was sent meanwhile: it was not for it, or a notice says so.
-pub(super) fn count_anew(step: &mut Step, roster: &Roster) -> Result<(), StoreError> {
-    for leaf in &roster.leaves {
-        step.write.counter(step.account, step.id, DeviceId(leaf.device), 0)?;
-    }
-    Ok(())
 }

@@ -113,7 +113,9 @@ impl Core {
         };
         match (handshake, own) {
             (true, true) => return self.take_own_handshake(step, message).map(|()| None),
-            (true, false) => return self.take_handshake(step, message, &entry.payload),
+            (true, false) => return self.take_handshake(step, &entry, message),
+            // It goes out again where the others can open it for sure.
+            (false, true) if step.lost => {}
             (false, true) => self.take_own(&mut step, &entry, message)?,
             (false, false) => self.take_foreign(&mut step, &entry, message)?,
         }
@@ -258,14 +260,23 @@ impl Core {
     fn sent_elsewhere(&mut self, step: &mut Step, id: MessageId) -> Result<(), Broken> {
         let (account, chat) = (step.account, step.conversation.chat);
         let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
-        if let Some((number, row)) = found.transpose()? {
-            let accepted = self.work(account, chat).accepted.remove(&number);
-            // Our copy is refused, as its id is there already.
-            if !accepted && row.sealed.is_some_and(|sealed| sealed.conversation == step.id) {
-                self.unseal_from(step, &[(number, id)])?;
-            }
-            step.write.outbox(account, chat, number, None)?;
+        let Some((number, row)) = found.transpose()? else { return Ok(()) };
+        step.write.outbox(account, chat, number, None)?;
+        self.work(account, chat).accepted.remove(&number);
+        if row.sealed.is_none_or(|sealed| sealed.conversation != step.id) {
+            return Ok(());
         }
+        // It used a counter that nobody will see, and so did what was sealed after it: all of that is sealed anew.
+        let mut unsealed = 1;
+        for record in self.store.outbox(account, chat) {
+            let (later, mut row) = record?;
+            if later > number && row.sealed.as_ref().is_some_and(|sealed| sealed.conversation == step.id) {
+                row.sealed = None;
+                unsealed += 1;
+                step.write.outbox(account, chat, later, Some(&row))?;
+            }
+        }
+        step.conversation.sent_counter = step.conversation.sent_counter.saturating_sub(unsealed);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod dice;
 mod disk;
 mod look;
 mod planted;
+mod review;
 mod server;
 mod thief;
 mod world;

@@ -3,7 +3,7 @@
 //! **Invariant**: what belongs to one entry is committed at once: state, message, cursor, event.
 
 use fastchat_ipc::{ContactState, EventKind, MessageKind, MessageState};
-use fastchat_wire::{AccountName, ConversationId, MessageId};
+use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId};
 
 use crate::{
     api::{Alert, Notice},
@@ -119,6 +119,12 @@ impl Step {
     pub(super) fn standing(&self, core: &Core) -> Option<Standing> {
         let stored = || core.store.tables().groups.get(&(self.account, self.conversation.chat));
         self.group.as_ref().or_else(stored).map(|group| group.standing)
+    }
+
+    /// These devices count their messages from the beginning, as far as this device can tell: they have come, or come
+    /// back while it was away.
+    pub(super) fn count_anew(&mut self, leaves: &[fastchat_e2ee::Leaf]) -> Result<(), StoreError> {
+        leaves.iter().try_for_each(|leaf| self.write.counter(self.account, self.id, DeviceId(leaf.device), 0))
     }
 
     /// Appends to the chat's history; gives the position.

@@ -3,12 +3,15 @@
 //! **Invariant**: a field is used only after it was found within its bounds; the refusal names it.
 
 use bytes::Bytes;
-use fastchat_mls::Certificate;
+use fastchat_mls::{Certificate, identity::rsa_public_key};
 use fastchat_store::{Kdf, Kind, NewEntry, NewWelcome};
 use fastchat_wire::{AccountName, Code, ConversationId, DeviceId, IdError, MessageId, v1};
 
 use super::{Trouble, refuse};
-use crate::{auth::AuthSecret, config::Limits};
+use crate::{
+    auth::{self, AuthSecret},
+    config::Limits,
+};
 
 const IDENTITY_KEY: usize = 1_024;
 const IDENTITY_BACKUP: usize = 24 << 10;
@@ -66,7 +69,13 @@ pub(super) fn kdf(kdf: Option<v1::PasswordKdf>) -> Result<Kdf, Trouble> {
 }
 
 pub(super) fn identity(key: &Bytes, backup: &Bytes) -> Result<(Bytes, Bytes), Trouble> {
-    Ok((sized("identity_key", key, IDENTITY_KEY)?, sized("identity_backup", backup, IDENTITY_BACKUP)?))
+    let key = sized("identity_key", key, IDENTITY_KEY)?;
+    if rsa_public_key(&key).is_none() {
+        return Err(invalid(
+            "identity_key must be an RSA key of 3072 to 4096 bits with exponent 65537, as SubjectPublicKeyInfo in DER",
+        ));
+    }
+    Ok((key, sized("identity_backup", backup, IDENTITY_BACKUP)?))
 }
 
 pub(super) fn identity_backup(backup: &Bytes) -> Result<Bytes, Trouble> {
@@ -102,7 +111,8 @@ pub(super) fn device_name(name: String) -> Result<String, Trouble> {
     Ok(name)
 }
 
-/// A certificate as its leaf will carry it. Its signature is the other devices' to verify.
+/// A certificate as its leaf will carry it, signed by the identity that it names: members refuse a leaf whose
+/// certificate is not, and with it the whole commit.
 pub(super) fn certificate(
     account: &AccountName,
     identity_key: Option<&Bytes>,
@@ -116,7 +126,13 @@ pub(super) fn certificate(
         && fields.device == device.0
         && signature_key.is_none_or(|key| fields.leaf_key == key)
         && identity_key.is_none_or(|key| fields.identity_key == key[..]);
-    if is_for_it { Ok(bytes) } else { Err(invalid("the certificate is for another account, device, key or identity")) }
+    if !is_for_it {
+        return Err(invalid("the certificate is for another account, device, key or identity"));
+    }
+    if !auth::is_certified(&fields) {
+        return Err(invalid("the certificate is not signed by the identity key that it names: make and sign it anew"));
+    }
+    Ok(bytes)
 }
 
 pub(super) fn group_info(bytes: &Bytes) -> Result<Bytes, Trouble> {

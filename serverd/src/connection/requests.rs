@@ -121,10 +121,14 @@ impl<S: Store> Requests<'_, S> {
 
     async fn publish(&self, ask: &v1::PublishKeyPackages) -> Result<Body, Trouble> {
         let (one_time, last_resort) = fields::key_packages(ask)?;
-        let device = self.connection.device;
-        let count = self.services.store.publish_key_packages(device, one_time, last_resort, KEY_PACKAGES_KEPT).await?;
-        let one_time = count.ok_or_else(logged_out)?;
-        Ok(Body::KeyPackageCount(v1::KeyPackageCount { one_time }))
+        let (device, store) = (self.connection.device, &self.services.store);
+        let published =
+            store.publish_key_packages(device, one_time, last_resort, KEY_PACKAGES_KEPT, clock::now_ms()).await?;
+        let published = published.ok_or_else(logged_out)?;
+        if let Some(change) = published.change {
+            self.tell(Event::DevicesChanged { change, by: Some(device) }).await?;
+        }
+        Ok(Body::KeyPackageCount(v1::KeyPackageCount { one_time: published.one_time }))
     }
 
     async fn claim(&self, ask: &v1::ClaimKeyPackages) -> Result<Body, Trouble> {
@@ -132,11 +136,11 @@ impl<S: Store> Requests<'_, S> {
         let (own, rate) = (self.connection.account.clone(), Rate::per_hour(self.limits.claims_per_hour.get()));
         self.rated(Counted::ClaimBy(own.clone()), rate).await?;
         let reserve = self.reserve(own.clone(), name.clone()).await?;
-        let claim = Claim { account: name.clone(), by: self.connection.device, reserve };
+        let claim = Claim { account: name.clone(), by: self.connection.device, reserve, now_ms: clock::now_ms() };
         let claimed = self.services.store.claim_key_packages(claim).await?;
         let claimed = claimed.ok_or_else(|| no_account(name.as_str()))?;
-        if claimed.without > 0 || (claimed.packages.is_empty() && name != own) {
-            let text = format!("{name} has a device that is not ready for a conversation, or none: try again later");
+        if claimed.packages.is_empty() && name != own {
+            let text = format!("{name} has no device that is ready for a conversation: try again later");
             return Err(Trouble::Refuse(frames::failure_after(Code::NoKeyPackages, &text, Duration::from_secs(60))));
         }
         let package = |(device, key_package): (DeviceId, _)| v1::KeyPackage { device: device.to_wire(), key_package };

@@ -125,7 +125,7 @@ impl Client {
     }
 
     /// Three key packages that nobody can use, and a last one.
-    async fn publish(&mut self, account: &str) {
+    pub(crate) async fn publish(&mut self, account: &str) {
         let one_time = (0..3).map(|number| Bytes::from(format!("{account} {number}"))).collect();
         let publish = v1::PublishKeyPackages { one_time, last_resort: "last".into() };
         let Body::KeyPackageCount(count) = self.ask(Ask::PublishKeyPackages(publish)).await else { panic!("no count") };
@@ -302,6 +302,15 @@ impl Client {
         match self.ask(Ask::Handshake(handshake)).await {
             Body::Accepted(accepted) => accepted.seqs[0],
             other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    /// The next Closed. Skips what is not about it.
+    pub(crate) async fn closed(&mut self) -> v1::Closed {
+        loop {
+            if let Body::Closed(closed) = self.hear().await {
+                return closed;
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use fastchat_wire::{
 use rustix::process::Signal;
 
 use crate::{
-    client::{Client, Device, entry, submit},
+    client::{Client, Device, entry, login, submit},
     mls::direct,
     server::Server,
 };
@@ -32,7 +32,8 @@ pub(crate) async fn pair(server: &Server) -> Pair {
     assert!(made.created && made.member);
     let Body::Joining(joining) = bob.hear().await else { panic!("no Joining") };
     assert_eq!((joining.creator.as_str(), joining.start_seq), ("alice", 0));
-    assert_eq!(joining.creator_identity_key, "identity of alice");
+    assert_eq!(joining.creator_identity_key, alice_device.identity());
+    assert_eq!(joining.peer, "bob");
     assert_eq!(joining.conversation, made.conversation);
     bob.ack(&joining.conversation, 0).await;
     Pair { alice, alice_device, bob, bob_device, conversation: made.conversation }
@@ -186,9 +187,18 @@ async fn a_slow_device_gets_no_more_than_its_window() {
 async fn a_new_device_closes_direct_conversations_until_they_are_made_anew() {
     let server = Server::start().await;
     let Pair { mut alice, mut bob, conversation, alice_device, bob_device } = pair(&server).await;
-    let (mut second, second_device) = Client::log_in(server.address, "bob").await;
+    // A device that nobody can write to yet stops nobody.
+    let second_device = Device::new("bob");
+    let mut second = Client::greet(server.address).await;
+    assert!(matches!(second.ask(Ask::Login(login("0a", &second_device))).await, Body::Session(_)));
+    assert_eq!(seqs(alice.ask(submit(&conversation, vec![entry("meanwhile")])).await), [1]);
+    assert_eq!(alice.claim("bob").await.len(), 1);
+    assert_eq!(alice.entries().await.len() + bob.entries().await.len(), 2);
+    let Body::Delivered(_) = alice.hear().await else { panic!("no Delivered") };
+    second.publish("bob").await;
+    assert_eq!(alice.claim("bob").await.len(), 2);
     for client in [&mut alice, &mut bob] {
-        let Body::Closed(closed) = client.hear().await else { panic!("no Closed") };
+        let closed = client.closed().await;
         assert_eq!((&closed.conversation, closed.by.len()), (&conversation, 0));
     }
     assert!(matches!(bob.hear().await, Body::DevicesChanged(_)));
@@ -231,7 +241,7 @@ async fn own_devices_have_a_conversation_with_each_other() {
     let Body::Direct(made) = one.create(&one_device, &[&two_device], Bytes::new()).await else { panic!("refused") };
     assert!(made.created);
     let joining = two.joining().await;
-    assert_eq!(joining.creator, "alice");
+    assert_eq!((joining.creator.as_str(), joining.peer.as_str()), ("alice", "alice"));
     two.ack(&joining.conversation, 0).await;
     assert_eq!(seqs(one.ask(submit(&made.conversation, vec![entry("read up to")])).await), [1]);
     assert_eq!(two.entries().await[0].payload, "read up to");

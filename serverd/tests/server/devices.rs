@@ -7,7 +7,7 @@ use fastchat_wire::{
 };
 
 use crate::{
-    client::{Client, Device, login},
+    client::{Client, Device, login, registration},
     mls::Change,
     server::Server,
 };
@@ -86,9 +86,20 @@ async fn a_certificate_is_for_its_device_or_the_device_does_not_come_in() {
     let mut wrong = login("0a", &Device::new("alice"));
     wrong.device.as_mut().unwrap().certificate = other.certificate();
     assert_eq!(client.refused(Ask::Login(wrong)).await.code(), Code::Invalid);
-    let mut of_another = Device::new("alice");
-    of_another.identity = "identity of mallory".into();
+    let of_another = Device::new("alice").certified_as("mallory's");
     assert_eq!(client.refused(Ask::Login(login("0a", &of_another))).await.code(), Code::Invalid);
+    let unsigned = Device::new("alice").forged();
+    let refused = client.refused(Ask::Login(login("0a", &unsigned))).await;
+    assert_eq!(refused.code(), Code::Invalid);
+    assert!(refused.text.contains("not signed"), "{}", refused.text);
+    let refused = client.refused(Ask::Register(registration(&Device::new("bob").forged()))).await;
+    assert_eq!(refused.code(), Code::Invalid);
+    assert!(refused.text.contains("not signed"), "{}", refused.text);
+    let mut no_key = registration(&Device::new("bob"));
+    no_key.identity_key = "an identity".into();
+    let refused = client.refused(Ask::Register(no_key)).await;
+    assert_eq!(refused.code(), Code::Invalid);
+    assert!(refused.text.contains("RSA"), "{}", refused.text);
     assert!(matches!(client.ask(Ask::Login(login("0a", &other))).await, Body::Session(_)));
 }
 
@@ -142,14 +153,19 @@ async fn a_stolen_identity_is_replaced_and_the_other_devices_go() {
         device: fresh.id.to_wire(),
         certificate: fresh.certificate(),
     };
-    let mut wrong = rotate.clone();
-    wrong.identity_key = "another".into();
-    assert_eq!(one.refused(Ask::RotateIdentity(wrong)).await.code(), Code::Invalid);
+    let unsigned = one_device.certified_as("fresh identity").forged().certificate();
+    let another = one_device.certified_as("another").identity();
+    for wrong in [
+        v1::RotateIdentity { identity_key: another, ..rotate.clone() },
+        v1::RotateIdentity { certificate: unsigned, ..rotate.clone() },
+    ] {
+        assert_eq!(one.refused(Ask::RotateIdentity(wrong)).await.code(), Code::Invalid);
+    }
     assert!(matches!(one.ask(Ask::RotateIdentity(rotate)).await, Body::Done(_)));
     assert_eq!(two.ends_with().await, Some(Code::Unauthenticated));
     let get = Ask::GetAccount(v1::GetAccount { account: "alice".into() });
     let Body::AccountInfo(info) = one.ask(get).await else { panic!("no account") };
-    assert_eq!(info.identity_key, "fresh identity");
+    assert_eq!(info.identity_key, fresh.identity());
     // In the group it comes under the new identity by a commit of its own.
     let change = Change { certified_as: Some(&fresh), ..Change::default() };
     let commit = group.commit(&one_device, &change);

@@ -83,7 +83,7 @@ async fn a_login_brings_the_backup_and_leaves_the_other_device_be() {
     assert_eq!((&backup.identity_backup[..], backup.token.len()), (&b"backup of alice"[..], 0));
     let new = Device::new("alice");
     let Body::Session(session) = client.ask(Ask::Login(login("0a", &new))).await else { panic!("no session") };
-    assert_eq!((&session.identity_key[..], session.token.len()), (&b"identity of alice"[..], 32));
+    assert_eq!((session.identity_key, session.token.len()), (new.identity(), 32));
     old.ping().await;
     assert!(matches!(old.hear().await, Body::DevicesChanged(_)));
     drop(old);

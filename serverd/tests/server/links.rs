@@ -68,7 +68,7 @@ async fn a_new_device_is_linked_and_let_in_without_the_password() {
         assert_eq!(new.refused(Ask::Login(bad)).await.code(), Code::Invalid);
     }
     let Body::Session(session) = new.ask(with_grant(&device, &grant.grant)).await else { panic!("not let in") };
-    assert_eq!(session.identity_key, "identity of alice");
+    assert_eq!(session.identity_key, device.identity());
     device.token = session.token;
     assert!(matches!(old.hear().await, Body::DevicesChanged(_)));
     let mut third = Client::greet(server.address).await;

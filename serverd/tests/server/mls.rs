@@ -2,8 +2,11 @@
 //!
 //! **Invariant**: keys and randomness are fresh; nothing depends on another test.
 
+use std::{collections::BTreeMap, sync::Mutex};
+
 use bytes::Bytes;
-use fastchat_mls::{Certificate, GroupProfile, suite};
+use fastchat_e2ee::Identity;
+use fastchat_mls::{Certificate, GroupProfile, certificate::CONTEXT, suite};
 use fastchat_wire::{ConversationId, DeviceId, MessageId, v1};
 use openmls::{
     prelude::{
@@ -19,6 +22,14 @@ use openmls_traits::{
 };
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
+/// An identity by its name. To make one takes long: there is one of each name, and accounts share one unless a test
+/// is about that.
+fn identity(name: &str) -> &'static Identity {
+    static MADE: Mutex<BTreeMap<String, &'static Identity>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap();
+    made.entry(name.to_owned()).or_insert_with(|| Box::leak(Box::new(Identity::generate().unwrap())))
+}
+
 /// A device's key, its certificate, and the token it was given.
 pub(crate) struct Device {
     pub(crate) account: String,
@@ -26,8 +37,9 @@ pub(crate) struct Device {
     pub(crate) key: Ed25519KeyPair,
     pkcs8: Vec<u8>,
     pub(crate) token: Bytes,
-    /// What it is certified by; the server does not look behind it.
-    pub(crate) identity: String,
+    /// What it is certified by.
+    identity: &'static Identity,
+    certificate: Certificate,
     mls: OpenMlsRustCrypto,
 }
 
@@ -44,38 +56,40 @@ impl Signer for Device {
 impl Device {
     pub(crate) fn new(account: &str) -> Self {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
-        let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
-        Self {
+        Self::certified(account, DeviceId::generate(), pkcs8.as_ref(), identity("everybody's"))
+    }
+
+    fn certified(account: &str, id: DeviceId, pkcs8: &[u8], identity: &'static Identity) -> Self {
+        let key = Ed25519KeyPair::from_pkcs8(pkcs8).unwrap();
+        let mut certificate = Certificate {
             account: account.into(),
-            id: DeviceId::generate(),
-            key,
-            pkcs8: pkcs8.as_ref().to_vec(),
-            token: Bytes::new(),
-            identity: format!("identity of {account}"),
-            mls: OpenMlsRustCrypto::default(),
-        }
+            device: id.0,
+            leaf_key: key.public_key().as_ref().to_vec(),
+            identity_key: identity.public().to_der().to_vec(),
+            signature: Vec::new(),
+        };
+        certificate.signature = identity.sign(CONTEXT, &certificate.signed_bytes().unwrap()).unwrap();
+        let (account, pkcs8, mls) = (account.into(), pkcs8.to_vec(), OpenMlsRustCrypto::default());
+        Self { account, id, key, pkcs8, token: Bytes::new(), identity, certificate, mls }
     }
 
     /// The same device and key, under another identity.
-    pub(crate) fn certified_as(&self, identity: &str) -> Self {
-        let key = Ed25519KeyPair::from_pkcs8(&self.pkcs8).unwrap();
-        let (id, pkcs8, identity) = (self.id, self.pkcs8.clone(), identity.to_owned());
-        Self { id, key, pkcs8, identity, ..Self::new(&self.account) }
+    pub(crate) fn certified_as(&self, name: &str) -> Self {
+        Self::certified(&self.account, self.id, &self.pkcs8, identity(name))
+    }
+
+    /// The same, but the identity has not signed for it.
+    pub(crate) fn forged(mut self) -> Self {
+        self.certificate.signature = vec![7; self.certificate.signature.len()];
+        self
     }
 
     pub(crate) fn identity(&self) -> Bytes {
-        self.identity.clone().into()
+        Bytes::copy_from_slice(self.identity.public().to_der())
     }
 
     pub(crate) fn certificate(&self) -> Bytes {
-        let certificate = Certificate {
-            account: self.account.clone(),
-            device: self.id.0,
-            leaf_key: self.key.public_key().as_ref().to_vec(),
-            identity_key: self.identity.clone().into_bytes(),
-            signature: b"signature".to_vec(),
-        };
-        certificate.to_bytes().unwrap().into()
+        self.certificate.to_bytes().unwrap().into()
     }
 
     pub(crate) fn wire(&self) -> v1::NewDevice {

@@ -12,6 +12,8 @@ use fastchat_wire::{
 };
 use tokio::sync::mpsc;
 
+use super::groups::{By, ForAccount, Group};
+
 /// A frame and the connection that it is for.
 type Addressed = (u64, ServerFrame);
 
@@ -50,6 +52,9 @@ struct Connection {
 pub(super) struct Books {
     accounts: BTreeMap<String, Account>,
     conversations: BTreeMap<Bytes, Conversation>,
+    groups: BTreeMap<Bytes, Group>,
+    /// Up to where accounts have acknowledged groups.
+    read: BTreeMap<(String, Bytes), u64>,
     connections: BTreeMap<u64, Connection>,
 }
 
@@ -104,16 +109,81 @@ impl Books {
             Some(Ask::PublishKeyPackages(ask)) => self.publish(&name, ask),
             Some(Ask::ClaimKeyPackages(ask)) => self.claim(&ask.account),
             Some(Ask::CreateDirect(ask)) => self.create(&name, ask, &mut out),
+            Some(Ask::CreateGroup(ask)) => match Group::open(&name, &ask) {
+                Some(group) => {
+                    self.groups.insert(ask.conversation, group);
+                    Body::Done(v1::Done {})
+                }
+                None => failure(v1::Code::Invalid),
+            },
+            Some(Ask::Handshake(ask)) => {
+                self.in_group(&name, &ask.conversation.clone(), |group, by| group.handshake(by, ask))
+            }
+            Some(Ask::FetchGroup(ask)) => match self.groups.get(&ask.conversation) {
+                Some(group) => Body::GroupState(group.state(&ask.conversation)),
+                None => failure(v1::Code::NotAMember),
+            },
+            Some(Ask::ListDevices(_)) => self.devices(&name),
+            Some(Ask::Submit(ask)) if self.groups.contains_key(&ask.conversation) => {
+                self.in_group(&name, &ask.conversation.clone(), |group, by| group.submit(by, ask))
+            }
             Some(Ask::Submit(ask)) => self.submit(&name, ask, &mut out),
             Some(Ask::Ack(ask)) => {
-                self.acknowledge(&name, &ask, &mut out);
+                if let Some(group) = self.groups.get_mut(&ask.conversation) {
+                    self.read.insert((name.clone(), ask.conversation.clone()), ask.seq);
+                    let said = group.acknowledge(&name, &ask);
+                    self.address(said, &mut out);
+                    self.tell_groups(&mut out);
+                } else {
+                    self.acknowledge(&name, &ask, &mut out);
+                }
                 return out;
             }
             _ => Body::Done(v1::Done {}),
         };
         // The answer comes first, as the real server has it.
         out.insert(0, (connection, ServerFrame { request: frame.request, body: Some(answer) }));
+        self.tell_groups(&mut out);
         out
+    }
+
+    /// The state of the group that was made last, as a device would fetch it.
+    pub(super) fn group_state(&self) -> Option<v1::GroupState> {
+        self.groups.iter().next_back().map(|(id, group)| group.state(id))
+    }
+
+    fn in_group(&mut self, name: &str, id: &Bytes, call: impl FnOnce(&mut Group, &By<'_>) -> Body) -> Body {
+        let (Some(account), Some(group)) = (self.accounts.get(name), self.groups.get_mut(id)) else {
+            return failure(v1::Code::NotAMember);
+        };
+        let (device, identity_key) = (account.device.clone(), account.identity_key.clone());
+        call(group, &By { account: name, device, identity_key })
+    }
+
+    /// Sends members what they have not got yet.
+    fn tell_groups(&mut self, out: &mut Vec<Addressed>) {
+        let mut said = Vec::new();
+        for (id, group) in &mut self.groups {
+            let accounts = &self.accounts;
+            said.extend(group.due(id, |name| {
+                accounts.get(name).filter(|account| account.connection.is_some()).map(|a| a.device.clone())
+            }));
+        }
+        self.address(said, out);
+    }
+
+    fn address(&self, said: Vec<ForAccount>, out: &mut Vec<Addressed>) {
+        for (account, frame) in said {
+            if let Some(connection) = self.accounts.get(&account).and_then(|account| account.connection) {
+                out.push((connection, frame));
+            }
+        }
+    }
+
+    fn devices(&self, name: &str) -> Body {
+        let own = self.accounts.get(name).map(|account| account.device.clone()).unwrap_or_default();
+        let device = v1::DeviceInfo { device: own, name: "one".into(), connected: true, ..v1::DeviceInfo::default() };
+        Body::Devices(v1::Devices { devices: vec![device] })
     }
 
     fn register(&mut self, ask: v1::Register) -> Body {
@@ -142,6 +212,9 @@ impl Books {
         let name = name.clone();
         if let Some(connection) = self.connections.get_mut(&connection) {
             connection.account.clone_from(&name);
+        }
+        for (id, group) in &mut self.groups {
+            group.resume(&name, self.read.get(&(name.clone(), id.clone())).copied().unwrap_or_default());
         }
         let mine = self.conversations.iter().filter(|(_, c)| c.creator == name || c.peer == name);
         for (id, conversation) in mine {
@@ -258,7 +331,7 @@ impl Books {
     }
 }
 
-fn deliver(conversation: &Bytes, mut entries: Vec<v1::Entry>, to: &Bytes) -> ServerFrame {
+pub(super) fn deliver(conversation: &Bytes, mut entries: Vec<v1::Entry>, to: &Bytes) -> ServerFrame {
     for entry in entries.iter_mut().filter(|entry| entry.device == *to) {
         entry.payload = Bytes::new();
     }

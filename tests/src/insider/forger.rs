@@ -5,6 +5,7 @@
 //! **Invariant**: forging changes nothing in the forger's group, so it forges on from there.
 
 use anyhow::{Context, Result, anyhow, bail};
+use fastchat_e2ee::Device;
 use fastchat_mls::{Certificate, GroupProfile, Roster, suite};
 use fastchat_wire::{
     ConversationId, MessageId,
@@ -54,12 +55,55 @@ impl Forged {
     }
 }
 
+/// An external commit of any device into a group as the server shows it, whether the rules allow it or not.
+///
+/// # Errors
+/// MLS itself does not make it.
+pub fn external(
+    state: &v1::GroupState,
+    device: &Device,
+    conversation: ConversationId,
+) -> Result<(MlsGroup, OpenMlsRustCrypto, Forged)> {
+    let Some(MlsMessageBodyIn::GroupInfo(info)) = suite::parse(&state.group_info) else { bail!("no GroupInfo") };
+    let tree = RatchetTreeIn::tls_deserialize_exact(&state.ratchet_tree)?;
+    let provider = OpenMlsRustCrypto::default();
+    let id = MessageId::generate();
+    let config = MlsGroupJoinConfig::builder()
+        .wire_format_policy(PURE_PLAINTEXT_WIRE_FORMAT_POLICY)
+        .padding_size(256)
+        .max_past_epochs(0)
+        .number_of_resumption_psks(0)
+        .use_ratchet_tree_extension(false)
+        .sender_ratchet_configuration(SenderRatchetConfiguration::new(0, 2000))
+        .build();
+    let credential = CredentialWithKey {
+        credential: BasicCredential::new(device.certificate().to_vec()).into(),
+        signature_key: device.signature_key().to_vec().into(),
+    };
+    let (group, bundle) = MlsGroup::external_commit_builder()
+        .with_config(config)
+        .with_ratchet_tree(tree)
+        .with_aad(suite::entry_aad(conversation.0, id.0))
+        .build_group(&provider, info, credential)
+        .map_err(|error| anyhow!("{error}"))?
+        .leaf_node_parameters(LeafNodeParameters::builder().with_capabilities(suite::capabilities()).build())
+        .load_psks(provider.storage())?
+        .create_group_info(true)
+        .build(provider.rand(), provider.crypto(), &Key(device), |_| true)?
+        .finalize(&provider)
+        .map_err(|error| anyhow!("{error}"))?;
+    let (message, _, group_info) = bundle.into_messages();
+    let group_info = bytes(&group_info.context("a GroupInfo")?)?;
+    let forged = Forged { message: bytes(&message)?, group_info, id, epoch: state.epoch, conversation };
+    Ok((group, provider, forged))
+}
+
 /// The device's key, for MLS.
-struct Key<'a>(&'a Insider);
+struct Key<'a>(&'a Device);
 
 impl Signer for Key<'_> {
     fn sign(&self, payload: &[u8]) -> Result<Vec<u8>, SignerError> {
-        self.0.device.sign(&[], payload).map_err(|_| SignerError::SigningError)
+        self.0.sign(&[], payload).map_err(|_| SignerError::SigningError)
     }
 
     fn signature_scheme(&self) -> SignatureScheme {
@@ -85,44 +129,8 @@ impl Forger {
             Said::GroupState(state) => state,
             other => bail!("no state of the group: {other:?}"),
         };
-        let Some(MlsMessageBodyIn::GroupInfo(info)) = suite::parse(&state.group_info) else { bail!("no GroupInfo") };
-        let tree = RatchetTreeIn::tls_deserialize_exact(&state.ratchet_tree)?;
-        let provider = OpenMlsRustCrypto::default();
-        let id = MessageId::generate();
-        let config = MlsGroupJoinConfig::builder()
-            .wire_format_policy(PURE_PLAINTEXT_WIRE_FORMAT_POLICY)
-            .padding_size(256)
-            .max_past_epochs(0)
-            .number_of_resumption_psks(0)
-            .use_ratchet_tree_extension(false)
-            .sender_ratchet_configuration(SenderRatchetConfiguration::new(0, 2000))
-            .build();
-        let credential = CredentialWithKey {
-            credential: BasicCredential::new(insider.device.certificate().to_vec()).into(),
-            signature_key: insider.device.signature_key().to_vec().into(),
-        };
-        let (mut group, bundle) = MlsGroup::external_commit_builder()
-            .with_config(config)
-            .with_ratchet_tree(tree)
-            .with_aad(suite::entry_aad(conversation.0, id.0))
-            .build_group(&provider, info, credential)
-            .map_err(|error| anyhow!("{error}"))?
-            .leaf_node_parameters(LeafNodeParameters::builder().with_capabilities(suite::capabilities()).build())
-            .load_psks(provider.storage())?
-            .create_group_info(true)
-            .build(provider.rand(), provider.crypto(), &Key(insider), |_| true)?
-            .finalize(&provider)
-            .map_err(|error| anyhow!("{error}"))?;
-        let (message, _, group_info) = bundle.into_messages();
-        let frame = Forged {
-            message: bytes(&message)?,
-            group_info: bytes(&group_info.context("a GroupInfo")?)?,
-            id,
-            epoch: state.epoch,
-            conversation,
-        }
-        .frame();
-        match insider.hand_in(frame).await? {
+        let (mut group, provider, forged) = external(&state, &insider.device, conversation)?;
+        match insider.hand_in(forged.frame()).await? {
             Said::Accepted(_) => {}
             other => bail!("the external commit is refused: {other:?}"),
         }
@@ -157,7 +165,7 @@ impl Forger {
         let bundle = what(group.commit_builder().force_self_update(true))
             .load_psks(scratch.storage())?
             .create_group_info(true)
-            .build(scratch.rand(), scratch.crypto(), &Key(insider), |_| true)
+            .build(scratch.rand(), scratch.crypto(), &Key(&insider.device), |_| true)
             .map_err(|error| anyhow!("{error}"))?
             .stage_commit(&scratch)
             .map_err(|error| anyhow!("{error}"))?;

@@ -372,3 +372,17 @@ fn the_private_keys_of_unused_key_packages_are_bounded_and_the_oldest_go() {
     assert!(matches!(join(0xC1, &packages[1]), Err(JoinError::NoKeyPackage)));
     join(0xC2, &packages[2]).unwrap();
 }
+
+#[test]
+fn r34_ones_own_devices_are_under_ones_own_identity() {
+    let mut alice = Person::new(ALICE);
+    let server = super::people::identity_of(super::people::MALLORY);
+    let device = crate::Device::issue(server, ALICE, id(2)).unwrap();
+    let mut fake = Person { account: ALICE, identity: server, device, store: super::people::Map::default(), cursor: 0 };
+    let package = fake.key_package();
+    let packages = [(id(2), package.as_slice())];
+    let peer = crate::PeerPackages { account: ALICE, identity: server.public(), packages: &packages };
+    let own = alice.identity;
+    let made = alice.run(|transaction, device| transaction.create_direct(own, device, CONVERSATION, &peer, &[]));
+    assert!(made.is_err(), "the server's device is in the conversation of our own devices");
+}

@@ -49,10 +49,13 @@ async fn tokens_end<S: Store>(store: &S) -> Result<(), StoreError> {
 async fn a_key_package_is_handed_out_once<S: Store>(store: &S) -> Result<(), StoreError> {
     let person = person(store, "a.packages").await?;
     let one_time: Vec<Bytes> = ["1", "2", "3", "4"].into_iter().map(Bytes::from).collect();
-    let publish = |one_time, last| store.publish_key_packages(person.device, one_time, last, 3);
+    let publish = async |one_time, last| {
+        let published = store.publish_key_packages(person.device, one_time, last, 3, 2).await?;
+        Ok::<_, StoreError>(published.map(|published| published.one_time))
+    };
     assert_eq!(publish(one_time, None).await?, Some(3), "the oldest beyond the bound goes");
     let claim = |reserve| {
-        let claim = Claim { account: person.name.clone(), by: DeviceId::generate(), reserve };
+        let claim = Claim { account: person.name.clone(), by: DeviceId::generate(), reserve, now_ms: 2 };
         store.claim_key_packages(claim)
     };
     let packages = |claimed: Option<Claimed>| claimed.map(|claimed| claimed.packages).unwrap_or_default();
@@ -61,21 +64,21 @@ async fn a_key_package_is_handed_out_once<S: Store>(store: &S) -> Result<(), Sto
         claimed.extend(packages(claim(0).await?).into_iter().map(|(_, package)| package));
     }
     assert_eq!(claimed, ["2", "3", "4"]);
-    assert_eq!(claim(0).await?.map(|claim| (claim.packages.len(), claim.without)), Some((0, 1)));
-    for last in ["old", "last"] {
-        assert_eq!(publish(Vec::new(), Some(last.into())).await?, Some(0));
-    }
     for _ in 0..2 {
         assert_eq!(packages(claim(0).await?), [(person.device, Bytes::from("last"))]);
+    }
+    for last in ["newer", "last"] {
+        assert_eq!(publish(Vec::new(), Some(last.into())).await?, Some(0));
+        assert_eq!(packages(claim(0).await?), [(person.device, Bytes::from(last))]);
     }
     // What is kept from strangers is there for friends.
     assert_eq!(publish(["5", "6", "7"].into_iter().map(Bytes::from).collect(), None).await?, Some(3));
     for (reserve, expected) in [(2, "5"), (2, "last"), (u32::MAX, "last"), (0, "6")] {
         assert_eq!(packages(claim(reserve).await?), [(person.device, Bytes::from(expected))], "reserve {reserve}");
     }
-    let nobody = Claim { account: name("a.nobody"), by: DeviceId::generate(), reserve: 0 };
+    let nobody = Claim { account: name("a.nobody"), by: DeviceId::generate(), reserve: 0, now_ms: 2 };
     assert!(store.claim_key_packages(nobody).await?.is_none());
-    assert_eq!(store.publish_key_packages(DeviceId::generate(), Vec::new(), None, 3).await?, None);
+    assert_eq!(store.publish_key_packages(DeviceId::generate(), Vec::new(), None, 3, 2).await?, None);
     Ok(())
 }
 

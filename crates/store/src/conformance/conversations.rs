@@ -12,6 +12,7 @@ pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
     the_welcomes_are_those_of_the_peers_devices(store).await?;
     a_joining_stays_until_it_is_taken(store).await?;
     changed_devices_close_direct_conversations(store).await?;
+    a_device_counts_once_it_can_be_written_to(store).await?;
     replaced_conversations_do_not_add_up(store).await?;
     one_talks_with_oneself(store).await?;
     leaves_are_what_is_known_of_their_devices(store).await
@@ -103,9 +104,7 @@ async fn changed_devices_close_direct_conversations<S: Store>(store: &S) -> Resu
     let conversation = talk(store, &one, &two).await?;
     let sent = entry("before");
     store.append(append(conversation, &one, vec![sent.clone()], 1)).await?;
-    let added = store.add_device(super::login(&two.name, DeviceId::generate())).await?;
-    let DeviceAdded::Done(change) = added else { unreachable!("{added:?}") };
-    assert_eq!((change.closed, change.removed), (vec![conversation], Vec::new()));
+    let new = super::log_in(store, &two).await?;
     let resent = store.append(append(conversation, &one, vec![sent], 1)).await?;
     assert_eq!(seqs(&resent), [1], "what was accepted stays accepted");
     let after = store.append(append(conversation, &one, vec![entry("after")], 1)).await?;
@@ -118,9 +117,6 @@ async fn changed_devices_close_direct_conversations<S: Store>(store: &S) -> Resu
     let without_the_new = crate::NewDirect { replaces: Some(conversation), ..direct(&one, &two) };
     assert_eq!(store.create_direct(without_the_new).await?, CreateDirect::OtherDevices);
     let third = super::log_in(store, &one).await?;
-    let devices = store.devices(two.name.clone()).await?;
-    let new = devices.iter().map(|record| record.device).find(|device| *device != two.device);
-    let new = super::Person { name: two.name.clone(), device: new.unwrap_or(two.device) };
     let replacing = crate::NewDirect { replaces: Some(conversation), ..direct_of(&one, &two, &[&two, &new, &third]) };
     let made = store.create_direct(replacing).await?;
     let CreateDirect::Created { joinings, .. } = made else { unreachable!("{made:?}") };
@@ -129,6 +125,39 @@ async fn changed_devices_close_direct_conversations<S: Store>(store: &S) -> Resu
     assert_eq!(told, 3, "also the creator's own: with whom");
     let waiting = store.device_state(third.device, 1).await?.unwrap_or_default().joinings;
     assert_eq!(waiting.first().and_then(|joining| joining.peer.as_ref()), Some(&two.name));
+    Ok(())
+}
+
+async fn a_device_counts_once_it_can_be_written_to<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (one, two) = (person(store, "c.writes").await?, person(store, "c.half").await?);
+    let conversation = talk(store, &one, &two).await?;
+    let new = super::Person { name: two.name.clone(), device: DeviceId::generate() };
+    let added = store.add_device(super::login(&two.name, new.device)).await?;
+    let DeviceAdded::Done(change) = added else { unreachable!("{added:?}") };
+    assert_eq!((change.closed, change.removed), (Vec::new(), Vec::new()));
+    assert_eq!(seqs(&store.append(append(conversation, &one, vec![entry("still")], 1)).await?), [1]);
+    let claimed = async |now_ms| {
+        let claim = crate::Claim { account: two.name.clone(), by: one.device, reserve: 0, now_ms };
+        let packages = store.claim_key_packages(claim).await?.map(|claimed| claimed.packages).unwrap_or_default();
+        Ok::<_, StoreError>(packages.into_iter().map(|(device, _)| device).collect::<Vec<_>>())
+    };
+    assert_eq!(claimed(2).await?, [two.device], "others are written to without it");
+    let replacing = crate::NewDirect { replaces: Some(conversation), ..direct(&one, &two) };
+    let conversation = replacing.conversation;
+    assert!(matches!(store.create_direct(replacing).await?, CreateDirect::Created { .. }));
+    assert_eq!(super::offer(store, &new, 3).await?, Some(vec![conversation]));
+    assert_eq!(super::offer(store, &new, 3).await?, None, "only the first time");
+    assert_eq!(claimed(3).await?.len(), 2);
+    // Who has not been here for long does not count, until he comes back.
+    let late = crate::OFFER_LIFE_MS + 2;
+    assert_eq!(claimed(late).await?, [new.device]);
+    let without = crate::NewDirect { replaces: Some(conversation), now_ms: late, ..direct_of(&one, &two, &[&new]) };
+    let conversation = without.conversation;
+    let made = store.create_direct(without).await?;
+    assert!(matches!(made, CreateDirect::Created { .. }), "{made:?}");
+    assert_eq!(super::offer(store, &one, late).await?, Some(Vec::new()), "a member of it is in it");
+    assert_eq!(super::offer(store, &two, late).await?, Some(vec![conversation]));
+    assert_eq!(claimed(late).await?.len(), 2);
     Ok(())
 }
 

@@ -107,7 +107,7 @@ async fn a_password_change_ends_others_if_asked<S: Store>(store: &S) -> Result<(
 async fn a_rotation_keeps_one_device<S: Store>(store: &S) -> Result<(), StoreError> {
     let one = person(store, "d.rotate").await?;
     let second = log_in(store, &one).await?;
-    store.publish_key_packages(one.device, vec!["old".into()], Some("old last".into()), 10).await?;
+    store.publish_key_packages(one.device, vec!["old".into()], Some("old last".into()), 10, 2).await?;
     let rotation = |device| RotateIdentity {
         account: one.name.clone(),
         identity_key: "fresh key".into(),
@@ -122,8 +122,9 @@ async fn a_rotation_keeps_one_device<S: Store>(store: &S) -> Result<(), StoreErr
     assert_eq!(store.identity_key(one.name.clone()).await?, Some("fresh key".into()));
     let devices = store.devices(one.name.clone()).await?;
     assert_eq!(devices.first().map(|record| record.certificate.clone()), Some("fresh certificate".into()));
-    let claim = crate::Claim { account: one.name, by: DeviceId::generate(), reserve: 0 };
+    let claim = crate::Claim { account: one.name.clone(), by: DeviceId::generate(), reserve: 0, now_ms: 2 };
     let claimed = store.claim_key_packages(claim).await?;
-    assert_eq!(claimed.map(|claimed| claimed.without), Some(1), "packages of the old identity are gone");
+    assert_eq!(claimed.map(|claimed| claimed.packages), Some(Vec::new()), "packages of the old identity are gone");
+    assert_eq!(super::offer(store, &one, 3).await?, Some(Vec::new()), "and it counts when there are new ones");
     Ok(())
 }

@@ -16,6 +16,10 @@ pub struct TokenHash(pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct GrantHash(pub [u8; 32]);
 
+/// How long others can write to a device after it has last offered a key package of last resort. Packages end after 90
+/// days; a device that is alive offers anew each week.
+pub const OFFER_LIFE_MS: u64 = 80 * 24 * 3_600 * 1_000;
+
 /// A device to add, with its first session token.
 #[derive(Clone)]
 pub struct NewDevice {
@@ -147,6 +151,17 @@ pub struct Claim {
     pub by: DeviceId,
     /// One-time packages that are not given away, per device: who asks gets the one of last resort instead.
     pub reserve: u32,
+    /// Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// What became of a device's key packages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// One-time packages that there are now.
+    pub one_time: u32,
+    /// Others can write to the device from now on, and could not before.
+    pub change: Option<DeviceChange>,
 }
 
 /// Key packages taken for somebody who wants to write to an account.
@@ -154,10 +169,8 @@ pub struct Claim {
 pub struct Claimed {
     /// The account's identity key.
     pub identity_key: Bytes,
-    /// One for each device. None, and none taken, when some device has none.
+    /// One for each device that can be written to: see [`OFFER_LIFE_MS`].
     pub packages: Vec<(DeviceId, Bytes)>,
-    /// Devices of the account that had none.
-    pub without: usize,
 }
 
 /// What is in a link's mailbox for one of its sides.

@@ -97,7 +97,7 @@ fn rotate(connection: &Connection, rotation: RotateIdentity) -> Result<Option<De
     let Some(change) = devices::keep_only(connection, account.clone(), device)? else { return Ok(None) };
     let sql = "UPDATE account SET identity_key = ?2, identity_backup = ?3 WHERE name = ?1";
     columns::execute(connection, sql, params![account.as_str(), &identity_key[..], &identity_backup[..]])?;
-    let sql = "UPDATE device SET certificate = ?2 WHERE id = ?1";
+    let sql = "UPDATE device SET certificate = ?2, offered_ms = 0 WHERE id = ?1";
     columns::execute(connection, sql, params![device.as_bytes(), &certificate[..]])?;
     // They were made under the old identity.
     columns::execute(connection, "DELETE FROM key_package WHERE device = ?1", [device.as_bytes()])?;

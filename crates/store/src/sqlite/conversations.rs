@@ -84,14 +84,16 @@ fn same_id(connection: &Connection, direct: &NewDirect, low: &str, high: &str) -
     Ok(same.map(|same| if same { CreateDirect::Repeated } else { CreateDirect::Conflict }))
 }
 
-/// Welcomes and leaves must be those of the devices that there are.
+/// Welcomes and leaves must be those of the devices that can be written to, and of the one that asks.
 fn other_devices(connection: &Connection, direct: &NewDirect) -> Result<Option<CreateDirect>> {
-    let of_peer = devices::of_account(connection, &direct.peer)?;
+    let reachable = |account| devices::reachable(connection, account, direct.now_ms);
+    let of_peer = reachable(&direct.peer)?;
     if of_peer.is_empty() {
         return Ok(Some(CreateDirect::OtherDevices));
     }
-    let mut all: BTreeSet<DeviceId> = devices::of_account(connection, &direct.creator)?.into_iter().collect();
+    let mut all: BTreeSet<DeviceId> = reachable(&direct.creator)?.into_iter().collect();
     all.extend(of_peer);
+    all.insert(direct.device);
     let mut given: BTreeSet<DeviceId> = direct.welcomes.iter().map(|welcome| welcome.device).collect();
     let is_new = given.len() == direct.welcomes.len() && given.insert(direct.device);
     if !is_new || given != all {

@@ -1,14 +1,15 @@
 //! Devices and session tokens in SQLite.
 //!
 //! **Invariant**: with a device goes everything that was its own: tokens, key packages, cursors, joinings; and with
-//! every change of an account's devices its direct conversations close.
+//! every change of an account's devices that can be written to its direct conversations close.
 
 use fastchat_wire::{AccountName, ConversationId, DeviceId};
 use rusqlite::{Connection, Result, params};
 
 use super::{SqliteStore, columns, links};
 use crate::{
-    AddDevice, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, Devices, NewDevice, NewLeaf, Outcome, TokenHash,
+    AddDevice, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, Devices, NewDevice, NewLeaf, OFFER_LIFE_MS,
+    Outcome, TokenHash,
 };
 
 impl Devices for SqliteStore {
@@ -98,6 +99,35 @@ pub(super) fn of_account(connection: &Connection, account: &AccountName) -> Resu
     columns::all(connection, sql, [account.as_str()], |row| columns::device(row, 0))
 }
 
+/// Those of them that others can write to.
+pub(super) fn reachable(connection: &Connection, account: &AccountName, now_ms: u64) -> Result<Vec<DeviceId>> {
+    let sql = "SELECT id FROM device WHERE account = ?1 AND offered_ms > ?2 ORDER BY id";
+    let values = params![account.as_str(), now_ms.saturating_sub(OFFER_LIFE_MS)];
+    columns::all(connection, sql, values, |row| columns::device(row, 0))
+}
+
+/// The device has offered a key package of last resort. If nobody could write to it before, it has to come into the
+/// account's direct conversations: those that it is no member of close.
+pub(super) fn offer(
+    connection: &Connection,
+    account: AccountName,
+    device: DeviceId,
+    now_ms: u64,
+) -> Result<Option<DeviceChange>> {
+    let was_reachable = reachable(connection, &account, now_ms)?.contains(&device);
+    let sql = "UPDATE device SET offered_ms = ?2 WHERE id = ?1";
+    columns::execute(connection, sql, params![device.as_bytes(), now_ms])?;
+    if was_reachable {
+        return Ok(None);
+    }
+    let sql = "UPDATE conversation SET abandoned = 1 WHERE kind = 1 AND closed_by IS NULL AND abandoned = 0
+               AND (low = ?1 OR high = ?1) AND NOT EXISTS (SELECT 1 FROM member m
+               WHERE m.conversation = conversation.id AND m.device = ?2) RETURNING id";
+    let values = params![account.as_str(), device.as_bytes()];
+    let closed = columns::all(connection, sql, values, |row| columns::conversation(row, 0))?;
+    Ok(Some(DeviceChange { account, removed: Vec::new(), closed }))
+}
+
 /// Whether a leaf is what we know of its device.
 pub(super) fn is_leaf(connection: &Connection, leaf: &NewLeaf) -> Result<bool> {
     let sql = "SELECT 1 FROM device d JOIN account a ON a.name = d.account
@@ -154,7 +184,12 @@ fn add(connection: &Connection, login: &AddDevice) -> Result<DeviceAdded> {
         let sql = "UPDATE account SET identity_key = ?2, identity_backup = ?3 WHERE name = ?1";
         columns::execute(connection, sql, params![account, &key[..], &backup[..]])?;
     }
-    let change = remove(connection, login.account.clone(), there.into_iter().filter(goes).collect())?;
+    let gone: Vec<DeviceId> = there.into_iter().filter(goes).collect();
+    let change = if gone.is_empty() {
+        DeviceChange { account: login.account.clone(), removed: gone, closed: Vec::new() }
+    } else {
+        remove(connection, login.account.clone(), gone)?
+    };
     insert(connection, &login.account, &login.device, login.now_ms)?;
     Ok(DeviceAdded::Done(change))
 }

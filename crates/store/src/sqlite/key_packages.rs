@@ -7,7 +7,7 @@ use fastchat_wire::{AccountName, DeviceId};
 use rusqlite::{Connection, Result, params};
 
 use super::{SqliteStore, accounts, columns, devices};
-use crate::{Claim, Claimed, KeyPackages, Outcome};
+use crate::{Claim, Claimed, KeyPackages, Outcome, Published};
 
 /// Also a conversation that was closed counts: they knew each other.
 pub(super) const ACQUAINTED: &str = "SELECT 1 FROM conversation WHERE kind = 1 AND low = ?1 AND high = ?2
@@ -21,15 +21,16 @@ impl KeyPackages for SqliteStore {
         one_time: Vec<Bytes>,
         last_resort: Option<Bytes>,
         keep: u32,
-    ) -> impl Outcome<Option<u32>> {
+        now_ms: u64,
+    ) -> impl Outcome<Option<Published>> {
         self.write(move |connection| {
-            if devices::owner(connection, device)?.is_none() {
-                return Ok(None);
-            }
+            let Some(account) = devices::owner(connection, device)? else { return Ok(None) };
+            let mut change = None;
             if let Some(body) = &last_resort {
                 let sql = "DELETE FROM key_package WHERE device = ?1 AND last_resort = 1";
                 columns::execute(connection, sql, [device.as_bytes()])?;
                 insert(connection, device, true, body)?;
+                change = devices::offer(connection, account, device, now_ms)?;
             }
             for body in &one_time {
                 insert(connection, device, false, body)?;
@@ -38,7 +39,8 @@ impl KeyPackages for SqliteStore {
                        WHERE device = ?1 AND last_resort = 0 ORDER BY number DESC LIMIT -1 OFFSET ?2)";
             columns::execute(connection, sql, params![device.as_bytes(), keep])?;
             let sql = "SELECT count(*) FROM key_package WHERE device = ?1 AND last_resort = 0";
-            columns::first(connection, sql, [device.as_bytes()], |row| row.get(0))
+            let one_time = columns::first(connection, sql, [device.as_bytes()], |row| row.get(0))?;
+            Ok(one_time.map(|one_time| Published { one_time, change }))
         })
     }
 
@@ -56,23 +58,16 @@ impl KeyPackages for SqliteStore {
 
 fn claim_all(connection: &Connection, claim: &Claim) -> Result<Option<Claimed>> {
     let Some(identity_key) = accounts::identity_key(connection, &claim.account)? else { return Ok(None) };
-    let mut devices = devices::of_account(connection, &claim.account)?;
-    devices.retain(|device| *device != claim.by);
-    let mut offers = Vec::with_capacity(devices.len());
-    for device in devices {
-        offers.push((device, offer(connection, device, claim.reserve)?));
-    }
-    // One-time packages are taken only when there is one for everybody.
-    let without = offers.iter().filter(|(_, offer)| offer.is_none()).count();
-    let mut claimed = Claimed { identity_key, packages: Vec::new(), without };
-    if without == 0 {
-        for (device, offer) in offers {
-            let Some((number, one_time, body)) = offer else { continue };
-            if one_time {
-                columns::execute(connection, "DELETE FROM key_package WHERE number = ?1", [number])?;
-            }
-            claimed.packages.push((device, body));
+    let mut claimed = Claimed { identity_key, packages: Vec::new() };
+    for device in devices::reachable(connection, &claim.account, claim.now_ms)? {
+        if device == claim.by {
+            continue;
         }
+        let Some((number, one_time, body)) = offer(connection, device, claim.reserve)? else { continue };
+        if one_time {
+            columns::execute(connection, "DELETE FROM key_package WHERE number = ?1", [number])?;
+        }
+        claimed.packages.push((device, body));
     }
     Ok(Some(claimed))
 }

@@ -124,6 +124,10 @@ CREATE TABLE invite (
 const VERSION_2: &str = "
 ALTER TABLE device ADD COLUMN added_ms INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE device ADD COLUMN seen_ms INTEGER NOT NULL DEFAULT 0;
+-- offered_ms: when its key package of last resort came; 0: there is none. Others write to it for 80 days from then on.
+ALTER TABLE device ADD COLUMN offered_ms INTEGER NOT NULL DEFAULT 0;
+UPDATE device SET offered_ms = unixepoch() * 1000
+WHERE EXISTS (SELECT 1 FROM key_package k WHERE k.device = device.id AND k.last_resort = 1);
 
 -- kind: 1 direct (low = high for one's own), 2 group (low and high are empty).
 -- pending: leave proposals of this epoch. accounts: how many are members.

@@ -5,14 +5,14 @@
 
 use fastchat_e2ee::{Applied, ProcessError, Processed, Transaction};
 use fastchat_ipc::EventKind;
-use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId, v1};
+use fastchat_wire::{AccountName, ConversationId, MessageId, v1};
 use prost::Message as _;
 
 use crate::{
     fault,
     store::{
         StoreError,
-        rows::{HandshakeKind, HandshakeRow, Peer, Standing},
+        rows::{GroupRow, HandshakeKind, HandshakeRow, Peer, Standing},
     },
 };
 
@@ -73,13 +73,13 @@ impl Core {
     pub(in crate::core) fn take_handshake(
         &mut self,
         mut step: Step,
+        entry: &v1::Entry,
         message: MessageId,
-        payload: &[u8],
     ) -> Result<Option<u32>, Broken> {
         let (account, chat, id) = (step.account, step.conversation.chat, step.id);
         let state = self.store.state(account);
         let mut transaction = Transaction::new(&state);
-        match transaction.process(id.0, message.0, payload) {
+        match transaction.process(id.0, message.0, &entry.payload) {
             Ok(Processed::Leaving(who)) => {
                 step.write.state(account, transaction.into_changes());
                 self.leaving(step, &who.account)?;
@@ -133,7 +133,13 @@ impl Core {
                     return Ok(None);
                 }
                 step.unreadable(self.now, message, None, &error.to_string())?;
-                self.finish(step)?;
+                // A commit that the server took, and we cannot: the others' state, ours and its own part here.
+                let parts = !matches!(error, ProcessError::WrongEpoch { .. });
+                if parts && entry.kind() == v1::EntryKind::Commit {
+                    self.finish_lost(step)?;
+                } else {
+                    self.finish(step)?;
+                }
                 Ok(Some(chat))
             }
         }
@@ -173,13 +179,11 @@ impl Core {
         authenticator: Vec<u8>,
         point: &str,
     ) -> Result<bool, Broken> {
-        let (account, chat, id) = (step.account, step.conversation.chat, step.id);
+        let (account, chat) = (step.account, step.conversation.chat);
         step.conversation.epoch = applied.epoch;
         self.unseal(&mut step)?;
         let effect = &applied.effect;
-        for leaf in &effect.added {
-            step.write.counter(account, id, DeviceId(leaf.device), 0)?;
-        }
+        step.count_anew(&effect.added)?;
         if step.chat.peer == Peer::Group {
             self.applied_to_group(&mut step, applied, authenticator)?;
         }
@@ -237,17 +241,30 @@ impl Core {
     }
 
     /// The group is over for us, for a reason that did not come out of its log.
-    pub(in crate::core) fn give_up_group(&mut self, account: u32, chat: u32, why: &str) -> Result<(), Broken> {
+    /// `refused`: the server's word alone does not bring it back.
+    pub(in crate::core) fn give_up_group(
+        &mut self,
+        account: u32,
+        chat: u32,
+        why: &str,
+        refused: bool,
+    ) -> Result<(), Broken> {
         let Ok(id) = self.chat_id(account, chat).parse::<ConversationId>() else { return Ok(()) };
         let Some(mut step) = self.step_in(account, id) else { return Ok(()) };
-        step.notice(self.now, why.to_owned())?;
+        // A group that never was more than a name says it once.
+        let nameless = |group: &GroupRow| group.members.is_empty() && group.epoch == 0;
+        let said = self.group_row(account, chat).is_some_and(nameless) && step.chat.next_position > 1;
+        if !said {
+            step.notice(self.now, why.to_owned())?;
+        }
         step.write.creation(account, chat, None)?;
         self.end_group(&mut step, Standing::Left)?;
         if let Some(group) = &mut step.group {
-            group.refused = true;
+            group.refused = refused;
         }
         step.events.push(self.group_changed(account, chat));
         self.finish(step)?;
+        self.next_unjoined(account)?;
         self.pump(account, chat)
     }
 

@@ -113,7 +113,7 @@ impl Core {
             self.fail_task(account, chat, number, &error)?;
         }
         self.fail_outbox(account, chat, &error.message)?;
-        self.give_up_group(account, chat, &format!("the server did not make this group: {}", error.message))
+        self.give_up_group(account, chat, &format!("the server did not make this group: {}", error.message), true)
     }
 
     /// The server has a handshake message of ours.
@@ -181,7 +181,7 @@ impl Core {
                 self.drop_handshake(account, chat, &row)?;
                 if row.kind == HandshakeKind::Rejoin || failure.code() == Code::ClosedConversation {
                     let text = "the server says that this account is no member of the group, or that it is no more";
-                    self.give_up_group(account, chat, text)?;
+                    self.give_up_group(account, chat, text, true)?;
                 } else {
                     self.end_conversation(account, chat, row.conversation)?;
                 }

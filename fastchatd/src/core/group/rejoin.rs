@@ -19,10 +19,12 @@ use crate::{
 };
 
 use super::{
-    super::{Broken, Core, join::count_anew, live::Asked, receive::LAST_SEQ, step::Step},
+    super::{Broken, Core, live::Asked, receive::LAST_SEQ, step::Step},
     authenticator,
 };
 
+/// So many pauses are made for somebody who is known to vouch for a group's state.
+const VOUCHED_FOR: u32 = 5;
 /// Members that lost their place come back within so long for each of them.
 const COMING_BACK_MS: u64 = 150;
 /// Groups that wait for that.
@@ -105,7 +107,7 @@ impl Core {
         let now = self.now;
         let work = self.work(account, chat);
         (work.handshaking, work.submitting) = (false, false);
-        work.retry_at = if wait > 0 { now + wait } else { 0 };
+        work.retry_at = if wait > 0 { work.retry_at.max(now + wait) } else { work.retry_at };
         self.pump(account, chat)
     }
 
@@ -150,7 +152,7 @@ impl Core {
         }
     }
 
-    fn rejoin(&mut self, account: u32, number: u32, id: ConversationId) -> Result<(), Broken> {
+    pub(in crate::core) fn rejoin(&mut self, account: u32, number: u32, id: ConversationId) -> Result<(), Broken> {
         let (_, chat) = self.group_chat(account, id);
         let known = self.store.tables().conversations.get(&(account, id)).filter(|row| row.chat == number).cloned();
         let conversation = known.unwrap_or_else(|| self.begun(account, number, id, 0));
@@ -180,6 +182,7 @@ impl Core {
         if !joining || found.conversation != id.to_wire() {
             return self.pump(account, chat);
         }
+        let patient = self.work(account, chat).pauses < VOUCHED_FOR;
         let Some(live) = self.live.get(&account) else { return Ok(()) };
         fault::point("rejoin-fetched");
         let message = MessageId::generate();
@@ -197,7 +200,7 @@ impl Core {
             Err(JoinError::Member(CertificateError::OtherIdentity)) => {
                 let text = "this account is in the group under another identity than it has now: an admin has to remove \
                             it and add it again";
-                return self.give_up_group(account, chat, text);
+                return self.give_up_group(account, chat, text, false);
             }
             Err(error) => {
                 tracing::warn!(%error, "a group cannot be joined as the server shows it");
@@ -210,8 +213,8 @@ impl Core {
         if prepared.epoch < known {
             return self.refuse_older(account, chat, id, (prepared.epoch, known));
         }
-        if !self.vouches(account, chat, prepared.shown_by.as_ref()) {
-            // A member that is known here commits before long, at the latest when its keys are due.
+        if !self.vouches(account, chat, prepared.shown_by.as_ref()) && patient {
+            // A member that is known here may commit in a moment. When none does, who is new is said in the chat.
             let text = "the group's state is shown by somebody who is not known to be in it";
             self.retry_later(account, chat, &v1::Failure::new(Code::Internal, text));
             return Ok(());
@@ -233,6 +236,14 @@ impl Core {
         self.commit(write, account, Vec::new())?;
         fault::point("rejoin-stored");
         self.send_handshake(account, chat, &row)
+    }
+
+    /// One of the groups that the account is in has come to an end here, one way or the other: the next one's turn.
+    pub(in crate::core) fn next_unjoined(&mut self, account: u32) -> Result<(), Broken> {
+        match self.live.get_mut(&account).and_then(|live| live.unjoined.pop_first()) {
+            Some(next) => self.take_unjoined(account, &v1::Unjoined { conversation: next.to_wire() }),
+            None => Ok(()),
+        }
     }
 
     /// Whether whoever signed the shown state of a group is a member of it as far as this device knew it.
@@ -276,7 +287,7 @@ impl Core {
         match failure.code() {
             Code::NotAMember | Code::NotFound | Code::ClosedConversation => {
                 let text = "the server says that this account is no member of the group any more";
-                self.give_up_group(account, chat, text)
+                self.give_up_group(account, chat, text, true)
             }
             _ => {
                 tracing::warn!(error = api_error(failure).message, "a group's state was not to be had");
@@ -318,7 +329,7 @@ impl Core {
             self.tell_of_the_gap(&mut step, &group, seq)?;
         }
         self.meet(&mut step, &applied.roster.leaves)?;
-        count_anew(&mut step, &applied.roster)?;
+        step.count_anew(&applied.roster.leaves)?;
         step.group = Some(group);
         step.chat.conversation = Some(id);
         let conversation = &mut step.conversation;
@@ -338,9 +349,7 @@ impl Core {
         (work.losses, work.pauses, work.retry_at) = (0, 0, 0);
         // Messages of ours may stand in what was passed over: the server says so when they come again.
         work.accepted.clear();
-        if let Some(next) = self.live.get_mut(&account).and_then(|live| live.unjoined.pop_first()) {
-            self.take_unjoined(account, &v1::Unjoined { conversation: next.to_wire() })?;
-        }
+        self.next_unjoined(account)?;
         self.acknowledge(account, id);
         // A device of ours may be in it that is gone from the account.
         self.list_devices(account);
