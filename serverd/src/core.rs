@@ -33,7 +33,7 @@ use self::{
     cursors::CursorMoves,
     following::Following,
     presence::Presence,
-    session::{Session, Stage, Subscription},
+    session::{Session, Stage, Subscription, Untaken},
 };
 
 /// The state of all sessions. See the module.
@@ -179,6 +179,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let stage = std::mem::replace(&mut session.stage, Stage::Ready);
         session.more_joinings = state.more_joinings;
+        session.waiting = state.waiting.iter().cloned().collect();
         for membership in &state.memberships {
             self.follow(id, membership, None);
         }
@@ -196,7 +197,7 @@ impl Core {
     }
 
     /// Has the session follow a conversation, or learn of its head if it does already.
-    fn follow(&mut self, id: SessionId, membership: &Membership, joining: Option<u64>) {
+    fn follow(&mut self, id: SessionId, membership: &Membership, joining: Option<Untaken>) {
         let conversation = membership.conversation;
         if membership.ends_at.is_none()
             && self.sessions.get(&id).is_some_and(|session| session.came_again(conversation, membership.epoch))
@@ -210,8 +211,10 @@ impl Core {
             if subscription.is_over() {
                 return;
             }
+            if let Some(joining) = &joining {
+                session.joins(&joining.creator);
+            }
             subscription.joining = joining;
-            session.joinings += usize::from(joining.is_some());
             session.unjoined.remove(&conversation);
             session.subscriptions.insert(conversation, subscription);
             self.followers.entry(conversation).or_default().sessions.insert(id);
@@ -284,7 +287,8 @@ impl Core {
             return self.follow(id, &joining.membership, None);
         }
         self.send(id, frames::joining(joining, device));
-        self.follow(id, &joining.membership, Some(joining.start_seq));
+        let untaken = Untaken { start: joining.start_seq, creator: joining.creator.clone() };
+        self.follow(id, &joining.membership, Some(untaken));
     }
 
     fn close(&mut self, id: SessionId, last: v1::ServerFrame) {
@@ -394,10 +398,8 @@ impl Core {
         for (device, joining) in joinings {
             let Some(id) = self.ready_session(*device) else { continue };
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            if session.joinings < self.settings.joinings && !session.more_joinings {
+            if session.takes_joining(&joining.creator, &self.settings) {
                 self.join(id, joining);
-            } else {
-                session.more_joinings = true;
             }
         }
     }

@@ -58,7 +58,8 @@ impl Person {
         let consent = LinkConsent { link: offer.link, accept: true, ..LinkConsent::default() };
         let (came, let_in) =
             tokio::join!(device.call::<method::FinishLink>(&finish), self.call::<method::ConfirmDeviceLink>(&consent));
-        (came?, let_in?);
+        came?;
+        let_in?;
         device.online().await?;
         Ok(device)
     }

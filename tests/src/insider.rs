@@ -423,10 +423,11 @@ impl Insider {
         let mut transaction = Transaction::new(&self.state);
         let applied = match entry.kind() {
             v1::EntryKind::Application => {
-                if !own && let Ok(opened) = transaction.open(id.0, message, &entry.payload) {
-                    if let Some(Body::Text(text)) = opened.content.body {
-                        room.texts.push((opened.account, text.text));
-                    }
+                if !own
+                    && let Ok(opened) = transaction.open(id.0, message, &entry.payload)
+                    && let Some(Body::Text(text)) = opened.content.body
+                {
+                    room.texts.push((opened.account, text.text));
                 }
                 None
             }

@@ -27,7 +27,9 @@ async fn three_people_talk_and_all_have_the_same_order() -> Result<()> {
     assert!(made.pending.is_empty() && made.members.len() == 3, "{made:#?}");
     agree(&mut [alice, bob, carol], "ops", &["alice", "bob", "carol"]).await?;
     let (one, two, three) = tokio::join!(alice.say("ops", "one"), bob.say("ops", "two"), carol.say("ops", "three"));
-    (one?, two?, three?);
+    one?;
+    two?;
+    three?;
     for person in [&mut *alice, &mut *bob, &mut *carol] {
         person.until("three texts", async |p| Ok((p.texts("ops").await?.len() == 3).then_some(()))).await?;
     }
@@ -120,7 +122,9 @@ async fn three_admins_add_at_the_same_time_and_all_get_in() -> Result<()> {
     alice.promote("ops", &["bob", "carol"]).await?;
     agree(&mut [alice, bob, carol], "ops", &["alice", "bob", "carol"]).await?;
     let added = tokio::join!(alice.add("ops", &["dave"]), bob.add("ops", &["erin"]), carol.add("ops", &["frank"]));
-    (added.0?, added.1?, added.2?);
+    added.0?;
+    added.1?;
+    added.2?;
     agree(&mut [alice, bob, carol, dave, erin, frank], "ops", &names).await?;
     frank.say("ops", "all in").await?;
     for person in [alice, bob, carol, dave, erin] {

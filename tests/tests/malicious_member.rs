@@ -67,6 +67,7 @@ fn refused(answer: &Said, what: &str, codes: &[Code]) -> Result<()> {
     }
 }
 
+#[expect(clippy::expect_used, reason = "a builder in a test: what it is given is fixed")]
 fn with_profile<'a>(builder: Builder<'a>, profile: &GroupProfile) -> Builder<'a> {
     let extensions = profile.to_extensions().expect("a profile within its bounds");
     builder.propose_group_context_extensions(extensions).expect("extensions that MLS takes")

@@ -17,10 +17,10 @@ pub use error::{OpenError, StoreError};
 pub use records::{
     AccountRecord, AddDevice, Append, AppendHandshake, Appended, ChangePassword, Claim, Claimed, ConversationKind,
     CreateAccount, CreateDirect, CreateGroup, CursorMove, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession,
-    DeviceState, Entry, GrantHash, HandshakeAppended, HandshakeState, Invite, InviteHash, Joining, Kdf, Kind,
-    KnownEntry, LinkMailbox, LinkPosted, Membership, NewAccount, NewCommit, NewDevice, NewDirect, NewEntry, NewGroup,
-    NewHandshake, NewInvite, NewLeaf, NewWelcome, OFFER_LIFE_MS, OtherDevice, Page, PageBounds, Published,
-    RotateIdentity, TELLING_ACCOUNTS, TokenHash,
+    DeviceState, Entry, GrantHash, HandshakeAppended, HandshakeState, Invite, InviteHash, JOININGS_OF_ONE, Joining,
+    Kdf, Kind, KnownEntry, LinkMailbox, LinkPosted, Membership, NewAccount, NewCommit, NewDevice, NewDirect, NewEntry,
+    NewGroup, NewHandshake, NewInvite, NewLeaf, NewWelcome, OFFER_LIFE_MS, OtherDevice, Page, PageBounds, Published,
+    RotateIdentity, SETTING_UP_MS, TELLING_ACCOUNTS, TokenHash,
 };
 pub use sqlite::SqliteStore;
 pub use traits::{

@@ -12,7 +12,7 @@ use fastchat_wire::{AccountName, ConversationId, DeviceId, MessageId};
 pub use self::{
     devices::{
         AddDevice, ChangePassword, Claim, Claimed, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, GrantHash,
-        LinkMailbox, LinkPosted, NewDevice, OFFER_LIFE_MS, Published, RotateIdentity, TokenHash,
+        LinkMailbox, LinkPosted, NewDevice, OFFER_LIFE_MS, Published, RotateIdentity, SETTING_UP_MS, TokenHash,
     },
     handshakes::{
         AppendHandshake, CreateGroup, HandshakeAppended, HandshakeState, KnownEntry, NewCommit, NewGroup, NewHandshake,
@@ -329,6 +329,10 @@ pub struct Membership {
 /// Where more accounts than these are members, nobody is told how far the others have come.
 pub const TELLING_ACCOUNTS: u32 = 50;
 
+/// A device gets at most so many joinings of one creator before it has taken some of them: there may be a reason why it
+/// takes none of his, and others' must not wait for that.
+pub const JOININGS_OF_ONE: u32 = 8;
+
 /// A conversation that a device was added to and has not taken yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joining {
@@ -361,11 +365,13 @@ pub struct Joining {
 pub struct DeviceState {
     /// The conversations whose Joining was taken.
     pub memberships: Vec<Membership>,
-    /// The oldest of the others, a bounded number.
+    /// The oldest of the others: a bounded number, and at most [`JOININGS_OF_ONE`] of each creator.
     pub joinings: Vec<Joining>,
-    /// There are more joinings than these.
+    /// There are more joinings than these, leaving those of [`waiting`](Self::waiting) aside.
     pub more_joinings: bool,
-    /// Groups of the account that this device is no member of.
+    /// Creators of more than [`JOININGS_OF_ONE`].
+    pub waiting: Vec<AccountName>,
+    /// Groups that the account is in, under the identity that it has now, and this device is no member of.
     pub unjoined: Vec<ConversationId>,
 }
 

@@ -50,8 +50,8 @@ pub trait Accounts {
 /// Devices and their session tokens.
 pub trait Devices {
     /// A device comes. If others go by it, the account's direct conversations take no further entries until they are
-    /// replaced; otherwise that happens when the device can be written to
-    /// ([`publish_key_packages`](KeyPackages::publish_key_packages)).
+    /// replaced; otherwise that happens at once only to that of its own devices, and to the others when the new device
+    /// can be written to ([`publish_key_packages`](KeyPackages::publish_key_packages)).
     fn add_device(&self, login: AddDevice) -> impl Outcome<DeviceAdded>;
 
     /// The account's devices, the oldest first.
@@ -110,6 +110,16 @@ pub trait Conversations {
 
 /// Commits and proposals.
 pub trait Handshakes {
+    /// What [`handshake_state`](Handshakes::handshake_state) answers, but for the public state and the GroupInfo, which
+    /// are large: enough to refuse most of what is refused.
+    fn handshake_head(
+        &self,
+        conversation: ConversationId,
+        account: AccountName,
+        device: DeviceId,
+        entry: NewEntry,
+    ) -> impl Outcome<Option<HandshakeState>>;
+
     /// What a handshake of the device is checked with (`entry`: which one), or what it joins with. `None`: there is
     /// no such conversation.
     fn handshake_state(
@@ -138,8 +148,9 @@ pub trait Log {
         bounds: PageBounds,
     ) -> impl Outcome<Page>;
 
-    /// Removes entries older than `before_ms`, at most `limit` of them. Answers how many: fewer than `limit` means
-    /// that there are no more.
+    /// Removes entries older than `before_ms`, at most `limit` of them, and conversations that are over and have no
+    /// members any more (those that were replaced: not before that is older). Answers how many entries: fewer than
+    /// `limit` means that there are no more.
     fn expire(&self, before_ms: u64, limit: u32) -> impl Outcome<u32>;
 }
 

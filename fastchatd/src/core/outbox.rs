@@ -247,6 +247,7 @@ impl Core {
             // It is there already, sealed at an epoch that this device has lost since.
             Code::Conflict => {
                 let Some(mut step) = self.step_in(account, conversation) else { return Ok(()) };
+                self.unseal_from(&mut step, messages)?;
                 for (_, id) in messages {
                     self.take_own_at(&mut step, (None, self.now), *id)?;
                 }
@@ -362,15 +363,38 @@ impl Core {
         let concerned = |(number, row): &(u64, OutboxRow)| {
             messages.contains(&(*number, row.id)) && row.sealed.as_ref().is_some_and(stale)
         };
-        let Some((number, mut row)) = rows.into_iter().find(concerned) else { return Ok(()) };
+        if !rows.iter().any(concerned) {
+            return Ok(());
+        }
         if messages.len() > 1 {
             self.work(account, chat).alone = true;
             return Ok(());
         }
-        row.sealed = None;
-        let mut write = Write::default();
-        write.outbox(account, chat, number, Some(&row))?;
-        self.commit(write, account, Vec::new())
+        let Some(mut step) = self.step_in(account, conversation) else { return Ok(()) };
+        self.unseal_from(&mut step, messages)?;
+        self.finish(step)
+    }
+
+    /// The bytes of some messages are not in the log. They and what was sealed after them are sealed anew, so that
+    /// nobody sees a gap, or another order.
+    pub(super) fn unseal_from(
+        &self,
+        step: &mut super::step::Step,
+        messages: &[(u64, MessageId)],
+    ) -> Result<(), Broken> {
+        let (mut found, mut unsealed) = (false, 0);
+        for record in self.store.outbox(step.account, step.conversation.chat) {
+            let (number, mut row) = record?;
+            found |= messages.contains(&(number, row.id));
+            if !found || row.sealed.as_ref().is_none_or(|sealed| sealed.conversation != step.id) {
+                continue;
+            }
+            // What is from before this device came back was counted by itself.
+            unsealed += u64::from(row.sealed.take().is_some_and(|sealed| sealed.epoch == step.conversation.epoch));
+            step.write.outbox(step.account, step.conversation.chat, number, Some(&row))?;
+        }
+        step.conversation.sent_counter = step.conversation.sent_counter.saturating_sub(unsealed);
+        Ok(())
     }
 
     /// Nothing of a chat's outbox can go out.

@@ -260,23 +260,14 @@ impl Core {
     fn sent_elsewhere(&mut self, step: &mut Step, id: MessageId) -> Result<(), Broken> {
         let (account, chat) = (step.account, step.conversation.chat);
         let found = self.store.outbox(account, chat).find(|row| row.as_ref().map_or(true, |(_, row)| row.id == id));
-        let Some((number, row)) = found.transpose()? else { return Ok(()) };
-        step.write.outbox(account, chat, number, None)?;
-        self.work(account, chat).accepted.remove(&number);
-        if row.sealed.is_none_or(|sealed| sealed.conversation != step.id) {
-            return Ok(());
-        }
-        // It used a counter that nobody will see, and so did what was sealed after it: all of that is sealed anew.
-        let mut unsealed = 1;
-        for record in self.store.outbox(account, chat) {
-            let (later, mut row) = record?;
-            if later > number && row.sealed.as_ref().is_some_and(|sealed| sealed.conversation == step.id) {
-                row.sealed = None;
-                unsealed += 1;
-                step.write.outbox(account, chat, later, Some(&row))?;
+        if let Some((number, row)) = found.transpose()? {
+            let accepted = self.work(account, chat).accepted.remove(&number);
+            // Our copy is refused, as its id is there already.
+            if !accepted && row.sealed.is_some_and(|sealed| sealed.conversation == step.id) {
+                self.unseal_from(step, &[(number, id)])?;
             }
+            step.write.outbox(account, chat, number, None)?;
         }
-        step.conversation.sent_counter = step.conversation.sent_counter.saturating_sub(unsealed);
         Ok(())
     }
 

@@ -27,18 +27,18 @@ const SEEDS: u64 = 100;
 
 /// Two users with one device each, as many breakdowns as there can be.
 const DIRECT: Kind =
-    Kind { users: (2, 2), steps: (150, 500), devices: false, groups: false, losses: false, set_back: false };
+    Kind { users: (2, 2), steps: (100, 300), devices: false, groups: false, losses: false, set_back: false };
 const GROUPS: Kind =
-    Kind { users: (2, 5), steps: (150, 500), devices: false, groups: true, losses: false, set_back: false };
+    Kind { users: (2, 4), steps: (100, 320), devices: false, groups: true, losses: false, set_back: false };
 const DEVICES: Kind =
-    Kind { users: (2, 4), steps: (150, 500), devices: true, groups: true, losses: false, set_back: false };
+    Kind { users: (2, 3), steps: (100, 320), devices: true, groups: true, losses: false, set_back: false };
 const LOSSES: Kind =
-    Kind { users: (2, 4), steps: (150, 500), devices: true, groups: true, losses: true, set_back: false };
+    Kind { users: (2, 3), steps: (100, 320), devices: true, groups: true, losses: true, set_back: false };
 const SET_BACK: Kind =
-    Kind { users: (2, 4), steps: (150, 400), devices: true, groups: true, losses: true, set_back: true };
+    Kind { users: (2, 3), steps: (100, 300), devices: true, groups: true, losses: true, set_back: true };
 /// Many users, long.
 const CROWD: Kind =
-    Kind { users: (6, 8), steps: (600, 1500), devices: true, groups: true, losses: true, set_back: false };
+    Kind { users: (5, 8), steps: (250, 600), devices: true, groups: true, losses: true, set_back: false };
 
 /// Runs a share of all sequences, in percent.
 fn sequences(kind: Kind, percent: u64) {

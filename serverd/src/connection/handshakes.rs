@@ -146,14 +146,20 @@ impl<S: Store> Requests<'_, S> {
         self.connection.submitted(1, self.limits.entries_per_second.get());
         let Established { account, device, session, .. } = &*self.connection;
         let (account, device, session) = (account.clone(), *device, *session);
-        let state = self.services.store.handshake_state(conversation, account.clone(), device, Some(entry.clone()));
-        let state = state.await?.ok_or_else(|| not_a_member(conversation))?;
         // Cheap checks first: who is merely late, or sends again, pays nothing for it.
-        if let Some(answer) = early_answer(conversation, &entry, &state)? {
+        let head = self.services.store.handshake_head(conversation, account.clone(), device, entry.clone());
+        let head = head.await?.ok_or_else(|| not_a_member(conversation))?;
+        if let Some(answer) = early_answer(conversation, &entry, &head)? {
             return Ok(Some(answer));
         }
         let counted = Counted::HandshakeBy(account.clone(), conversation);
         self.rated(counted, self.limits.handshake_rate()).await?;
+        // The public state is large: it is read only for what is within the rate.
+        let state = self.services.store.handshake_state(conversation, account.clone(), device, Some(entry.clone()));
+        let state = state.await?.ok_or_else(|| not_a_member(conversation))?;
+        if let Some(answer) = early_answer(conversation, &entry, &state)? {
+            return Ok(Some(answer));
+        }
         let (pending, public) = (state.pending, state.state);
         let group_info = Bytes::copy_from_slice(&ask.group_info);
         let member = state.member;

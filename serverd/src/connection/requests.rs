@@ -139,6 +139,10 @@ impl<S: Store> Requests<'_, S> {
         let claim = Claim { account: name.clone(), by: self.connection.device, reserve, now_ms: clock::now_ms() };
         let claimed = self.services.store.claim_key_packages(claim).await?;
         let claimed = claimed.ok_or_else(|| no_account(name.as_str()))?;
+        if claimed.is_setting_up {
+            let text = "another device of this account is being set up: try again in a moment";
+            return Err(Trouble::Refuse(frames::failure_after(Code::NoKeyPackages, text, Duration::from_secs(2))));
+        }
         if claimed.packages.is_empty() && name != own {
             let text = format!("{name} has no device that is ready for a conversation: try again later");
             return Err(Trouble::Refuse(frames::failure_after(Code::NoKeyPackages, &text, Duration::from_secs(60))));

@@ -159,11 +159,12 @@ impl Core {
         }
     }
 
-    /// When the last of the joinings is settled, asks for those that did not fit.
+    /// When enough of the joinings are settled, asks for those that did not fit.
     pub(super) fn more_joinings(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if session.more_joinings && session.joinings == 0 {
+        if session.wants_joinings(&self.settings) {
             session.more_joinings = false;
+            session.waiting.clear();
             self.want_joinings.insert(id);
             self.save_cursors();
         }

@@ -8,10 +8,18 @@ use std::{
     ops::Bound,
 };
 
-use fastchat_store::{Entry, Membership, PageBounds};
+use fastchat_store::{Entry, JOININGS_OF_ONE, Membership, PageBounds};
 use fastchat_wire::{AccountName, ConversationId, DeviceId};
 
 use super::Settings;
+
+/// A Joining that was sent and not acknowledged.
+#[derive(Debug, Clone)]
+pub(super) struct Untaken {
+    /// Its start.
+    pub(super) start: u64,
+    pub(super) creator: AccountName,
+}
 
 /// A device's place in one conversation while it is connected.
 #[derive(Debug, Default)]
@@ -25,8 +33,8 @@ pub(super) struct Subscription {
     /// What was sent and not acknowledged: seq and bytes.
     under_way: VecDeque<(u64, usize)>,
     under_way_bytes: usize,
-    /// The Joining was sent and not acknowledged: its start.
-    pub(super) joining: Option<u64>,
+    /// The Joining that was sent and not acknowledged.
+    pub(super) joining: Option<Untaken>,
     /// The device knows that the conversation takes no more entries.
     pub(super) closed: bool,
     /// The last seq that the device gets: it was removed by that commit.
@@ -91,10 +99,12 @@ pub(super) struct Session {
     under_way_bytes: usize,
     /// Appends whose commit has not been reported yet.
     pub(super) appends: usize,
-    /// Joinings that were sent and not acknowledged.
-    pub(super) joinings: usize,
-    /// The store has more joinings than were sent.
+    /// How many joinings of each creator were sent and not acknowledged.
+    joinings: BTreeMap<AccountName, usize>,
+    /// The store has more joinings than were sent, leaving those of `waiting` aside.
     pub(super) more_joinings: bool,
+    /// Creators of whom the store has more than are sent at once.
+    pub(super) waiting: BTreeSet<AccountName>,
     /// Groups that the device was told it is no member of.
     pub(super) unjoined: BTreeSet<ConversationId>,
 }
@@ -111,8 +121,9 @@ impl Session {
             last_read: None,
             under_way_bytes: 0,
             appends: 0,
-            joinings: 0,
+            joinings: BTreeMap::new(),
             more_joinings: false,
+            waiting: BTreeSet::new(),
             unjoined: BTreeSet::new(),
         }
     }
@@ -189,14 +200,56 @@ impl Session {
     /// Whether this Joining is not the one with which the device follows the conversation, and not behind it.
     pub(super) fn joins_anew(&self, conversation: ConversationId, start: u64) -> bool {
         let subscription = self.subscriptions.get(&conversation);
-        subscription.is_some_and(|subscription| subscription.joining != Some(start) && start > subscription.cursor)
+        subscription.is_some_and(|subscription| {
+            subscription.joining.as_ref().is_none_or(|joining| joining.start != start) && start > subscription.cursor
+        })
+    }
+
+    /// Whether a new Joining goes out at once; otherwise it waits in the store, and this is remembered.
+    pub(super) fn takes_joining(&mut self, creator: &AccountName, settings: &Settings) -> bool {
+        if self.waiting.contains(creator) || self.untaken(creator) >= JOININGS_OF_ONE as usize {
+            self.waiting.insert(creator.clone());
+            return false;
+        }
+        self.more_joinings |= self.joinings.values().sum::<usize>() >= settings.joinings;
+        !self.more_joinings
+    }
+
+    /// A Joining was sent.
+    pub(super) fn joins(&mut self, creator: &AccountName) {
+        *self.joinings.entry(creator.clone()).or_default() += 1;
+    }
+
+    fn untaken(&self, creator: &AccountName) -> usize {
+        self.joinings.get(creator).copied().unwrap_or(0)
+    }
+
+    fn settle(&mut self, joining: &Untaken) {
+        if let Some(count) = self.joinings.get_mut(&joining.creator) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.joinings.remove(&joining.creator);
+            }
+        }
+    }
+
+    /// Whether to look for joinings that did not fit: the device has taken all that it got, leaving creators aside of
+    /// whom it has as many as it may; or half of what it has of one who has more.
+    pub(super) fn wants_joinings(&self, settings: &Settings) -> bool {
+        const BOUND: usize = JOININGS_OF_ONE as usize;
+        let has_room = self.joinings.values().sum::<usize>() < settings.joinings;
+        let settled = self.joinings.values().all(|count| *count >= BOUND);
+        (self.more_joinings && settled && has_room)
+            || (has_room && self.waiting.iter().any(|creator| self.untaken(creator) <= BOUND / 2))
     }
 
     /// The device follows the conversation no more, or anew from another place.
     pub(super) fn drop_subscription(&mut self, conversation: ConversationId) {
         let Some(subscription) = self.subscriptions.remove(&conversation) else { return };
         self.under_way_bytes = self.under_way_bytes.saturating_sub(subscription.under_way_bytes);
-        self.joinings = self.joinings.saturating_sub(usize::from(subscription.joining.is_some()));
+        if let Some(joining) = &subscription.joining {
+            self.settle(joining);
+        }
         self.behind.remove(&conversation);
     }
 
@@ -204,11 +257,12 @@ impl Session {
     pub(super) fn acknowledge(&mut self, conversation: ConversationId, seq: u64) -> Option<(u64, bool, bool)> {
         let subscription = self.subscriptions.get_mut(&conversation)?;
         let seq = seq.min(subscription.head);
-        let joined = subscription.joining.is_some_and(|start| seq >= start);
-        if joined {
-            subscription.joining = None;
-            self.joinings = self.joinings.saturating_sub(1);
+        let settled = subscription.joining.take_if(|joining| seq >= joining.start);
+        let joined = settled.is_some();
+        if let Some(settled) = settled {
+            self.settle(&settled);
         }
+        let subscription = self.subscriptions.get_mut(&conversation)?;
         if seq <= subscription.cursor {
             return Some((seq, false, joined));
         }

@@ -482,3 +482,34 @@ fn an_account_is_active_while_one_of_its_devices_is() {
     let told = core.step(3, Event::Closed(SECOND));
     assert!(matches!(sent(&told, ALICE)[..], [Body::Presence(presence)] if !presence.active), "{told:?}");
 }
+
+#[test]
+fn joinings_that_are_not_taken_hold_up_only_those_of_their_creator() {
+    let mut core = Core::new(Settings { joinings: 20, ..SETTINGS });
+    open(&mut core, BOB, "bob", 0, 0);
+    let group = |number: u64| ConversationId(Uuid::from_u128(100 + u128::from(number)));
+    let invite = |core: &mut Core, creator: &str, number: u64| {
+        let mut joining = joining(BOB, 1);
+        joining.creator = name(creator);
+        joining.membership.conversation = group(number);
+        let new = NewHandshake { joinings: vec![(device(BOB), joining)], ..handshake(1) };
+        let Event::HandshakeAppended { session, request, kind, outcome, .. } = handshake_done(new) else {
+            unreachable!("it is one")
+        };
+        let event = Event::HandshakeAppended { session, request, conversation: group(number), kind, outcome };
+        sent(&core.step(1, event), BOB).len()
+    };
+    for number in 0..8 {
+        assert_eq!(invite(&mut core, "mallory", number), 1);
+    }
+    assert_eq!(invite(&mut core, "mallory", 8), 0, "one more waits in the store");
+    assert_eq!(invite(&mut core, "carol", 9), 1, "others do not wait for it");
+    let take = |core: &mut Core, number| {
+        core.step(2, Event::Ack { session: BOB, conversation: group(number), seq: 1 });
+        let actions = core.step(2, Event::CursorsSaved { saved: true });
+        actions.iter().any(|action| matches!(action, Action::ReadState { .. }))
+    };
+    assert!(!take(&mut core, 9));
+    assert_eq!([0, 1, 2].map(|number| take(&mut core, number)), [false; 3]);
+    assert!(take(&mut core, 3), "half of them are taken: there is room for those that wait");
+}

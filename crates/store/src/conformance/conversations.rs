@@ -11,6 +11,7 @@ pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
     a_pair_has_one(store).await?;
     the_welcomes_are_those_of_the_peers_devices(store).await?;
     a_joining_stays_until_it_is_taken(store).await?;
+    one_creator_does_not_fill_the_joinings(store).await?;
     changed_devices_close_direct_conversations(store).await?;
     a_device_counts_once_it_can_be_written_to(store).await?;
     replaced_conversations_do_not_add_up(store).await?;
@@ -96,6 +97,31 @@ async fn a_joining_stays_until_it_is_taken<S: Store>(store: &S) -> Result<(), St
     let _ = store.create_direct(direct(&person(store, "c.fourth").await?, &two)).await?;
     let joiner = state(two.device, 1).await?.unwrap_or_default();
     assert_eq!((joiner.joinings.len(), joiner.more_joinings), (1, true));
+    Ok(())
+}
+
+async fn one_creator_does_not_fill_the_joinings<S: Store>(store: &S) -> Result<(), StoreError> {
+    let (many, other) = (person(store, "c.many").await?, person(store, "c.one2").await?);
+    let two = person(store, "c.invited").await?;
+    let mut groups = Vec::new();
+    for _ in 0..crate::JOININGS_OF_ONE + 2 {
+        groups.push(super::groups::group_with(store, &many, &two).await?);
+    }
+    let last = super::groups::group_with(store, &other, &two).await?;
+    let state = async || Ok::<_, StoreError>(store.device_state(two.device, 20).await?.unwrap_or_default());
+    let of = |state: &crate::DeviceState| {
+        state.joinings.iter().map(|joining| joining.membership.conversation).collect::<Vec<_>>()
+    };
+    let first = state().await?;
+    let mut expected = groups[..crate::JOININGS_OF_ONE as usize].to_vec();
+    expected.push(last);
+    assert_eq!((of(&first), first.more_joinings, &first.waiting[..]), (expected, false, &[many.name.clone()][..]));
+    let taken = |conversation| CursorMove { conversation, device: two.device, seq: 1, joined: true };
+    store.save_cursors(groups[..2].iter().copied().map(taken).collect()).await?;
+    let next = state().await?;
+    let mut expected = groups[2..].to_vec();
+    expected.push(last);
+    assert_eq!((of(&next), next.waiting.len()), (expected, 0));
     Ok(())
 }
 
@@ -197,6 +223,13 @@ async fn replaced_conversations_do_not_add_up<S: Store>(store: &S) -> Result<(),
     assert_eq!(known(&one).await?, [last]);
     let late = store.append(append(old, &one, vec![entry("late")], 1)).await?;
     assert_eq!(late, Appended::Closed { by: Some(new) }, "and it is still told what became of it");
+    // For as long as entries are kept.
+    for (before_ms, expected) in [(5, Appended::Closed { by: Some(new) }), (6, Appended::NotFound)] {
+        while store.expire(before_ms, 1_000).await? == 1_000 {}
+        assert_eq!(store.append(append(old, &one, vec![entry("later")], 1)).await?, expected);
+    }
+    assert_eq!(known(&one).await?, [last], "what is open stays");
+    assert!(store.are_acquainted(one.name, two.name).await?);
     Ok(())
 }
 
@@ -215,9 +248,26 @@ async fn one_talks_with_oneself<S: Store>(store: &S) -> Result<(), StoreError> {
     assert_eq!(super::payloads(store, id, &other, 0).await?, [(1, "read".into())]);
     let racing = store.create_direct(direct_of(&other, &one, &[&one])).await?;
     assert_eq!(racing, CreateDirect::Exists { conversation: id, member: true });
-    super::log_in(store, &one).await?;
+    // What is said among them waits for one that is being set up, but not for ever.
+    let new = super::Person { name: one.name.clone(), device: DeviceId::generate() };
+    let added = store.add_device(super::login(&one.name, new.device)).await?;
+    assert!(matches!(&added, DeviceAdded::Done(change) if change.closed == [id]), "{added:?}");
     let late = store.append(append(id, &one, vec![entry("read")], 1)).await?;
     assert_eq!(late, Appended::Closed { by: None });
+    let claimed = async |now_ms| {
+        let claim = crate::Claim { account: one.name.clone(), by: one.device, reserve: 0, now_ms };
+        let claimed = store.claim_key_packages(claim).await?;
+        Ok::<_, StoreError>(claimed.map(|claimed| (claimed.packages.len(), claimed.is_setting_up)))
+    };
+    assert_eq!(claimed(3).await?, Some((0, true)));
+    let replacing = crate::NewDirect { replaces: Some(id), ..direct_of(&one, &one, &[&other]) };
+    assert_eq!(store.create_direct(replacing.clone()).await?, CreateDirect::OtherDevices);
+    let later = 2 + crate::SETTING_UP_MS;
+    assert_eq!(claimed(later).await?, Some((1, false)));
+    let made = store.create_direct(crate::NewDirect { now_ms: later, ..replacing }).await?;
+    let CreateDirect::Created { membership, .. } = made else { unreachable!("{made:?}") };
+    assert_eq!(super::offer(store, &new, later).await?, Some(vec![membership.conversation]));
+    assert_eq!(claimed(later).await?, Some((2, false)));
     Ok(())
 }
 

@@ -2,12 +2,12 @@
 //!
 //! **Invariant**: each check uses accounts of its own.
 
-use fastchat_wire::{ConversationId, MessageId};
+use fastchat_wire::{ConversationId, DeviceId, MessageId};
 
-use super::{Person, WIDE, append, entry, leaf, log_in, person, seqs, welcome};
+use super::{Person, WIDE, append, entry, leaf, log_in, login, person, seqs, welcome};
 use crate::{
-    AppendHandshake, Appended, CreateGroup, CursorMove, DeviceState, HandshakeAppended, Kind, KnownEntry, NewCommit,
-    NewEntry, NewGroup, NewHandshake, Store, StoreError,
+    AddDevice, AppendHandshake, Appended, CreateGroup, CursorMove, DeviceState, HandshakeAppended, Kind, KnownEntry,
+    NewCommit, NewEntry, NewGroup, NewHandshake, NewLeaf, RotateIdentity, Store, StoreError,
 };
 
 pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
@@ -17,6 +17,7 @@ pub(super) async fn run<S: Store>(store: &S) -> Result<(), StoreError> {
     who_is_added_reads_from_there_on(store).await?;
     who_is_removed_reads_up_to_there(store).await?;
     a_device_joins_by_itself(store).await?;
+    groups_of_an_older_identity_are_not_offered(store).await?;
     leaves_must_be_known_devices(store).await?;
     a_blocked_account_adds_nobody(store).await?;
     a_tree_goes_with_the_last_welcome(store).await?;
@@ -32,6 +33,17 @@ async fn group<S: Store>(store: &S, creator: &Person) -> Result<ConversationId, 
     let made = store.create_group(group).await?;
     assert!(matches!(made, CreateGroup::Created(_)), "{made:?}");
     Ok(conversation)
+}
+
+/// A group to which somebody was added.
+pub(super) async fn group_with<S: Store>(
+    store: &S,
+    creator: &Person,
+    added: &Person,
+) -> Result<ConversationId, StoreError> {
+    let id = group(store, creator).await?;
+    accepted(store.append_handshake(commit(id, creator, 0, adding(&[added]))).await?);
+    Ok(id)
 }
 
 fn new_group(creator: &Person) -> NewGroup {
@@ -129,6 +141,9 @@ async fn one_commit_per_epoch<S: Store>(store: &S) -> Result<(), StoreError> {
     let found = store.handshake_state(id, one.name.clone(), one.device, None).await?;
     let shown = found.map(|found| (found.epoch, found.head, found.state, found.group_info, found.member));
     assert_eq!(shown, Some((1, 1, "state 1".into(), "info 1".into(), true)));
+    let head = store.handshake_head(id, one.name.clone(), one.device, at_epoch(1)).await?;
+    let shown = head.map(|head| (head.epoch, head.head, head.state.len(), head.group_info.len(), head.member));
+    assert_eq!(shown, Some((1, 1, 0, 0, true)), "enough to refuse, without what is large");
     // A proposal stays for the next commit, whose maker must have seen it.
     let propose = |pending| {
         let mut proposal = commit(id, &one, 1, NewCommit::default());
@@ -241,6 +256,34 @@ async fn a_device_joins_by_itself<S: Store>(store: &S) -> Result<(), StoreError>
     Ok(())
 }
 
+async fn groups_of_an_older_identity_are_not_offered<S: Store>(store: &S) -> Result<(), StoreError> {
+    let one = person(store, "g.rotates").await?;
+    let id = group(store, &one).await?;
+    assert_eq!(state(store, &log_in(store, &one).await?).await?.unjoined, [id]);
+    let rotation = RotateIdentity {
+        account: one.name.clone(),
+        identity_key: "fresh key".into(),
+        identity_backup: "fresh backup".into(),
+        device: one.device,
+        certificate: "fresh certificate".into(),
+    };
+    store.rotate_identity(rotation).await?;
+    let second = log_in(store, &one).await?;
+    assert_eq!(state(store, &second).await?.unjoined, [], "it could not come in");
+    let fresh = NewLeaf { identity_key: "fresh key".into(), certificate: "fresh certificate".into(), ..leaf(&one) };
+    let reidentified = NewCommit { reidentified: Some(fresh), ..NewCommit::default() };
+    accepted(store.append_handshake(commit(id, &one, 0, reidentified)).await?);
+    assert_eq!(state(store, &second).await?.unjoined, [id]);
+    let alone = AddDevice {
+        identity: Some(("another key".into(), "another backup".into())),
+        ..login(&one.name, DeviceId::generate())
+    };
+    let new = Person { name: one.name.clone(), device: alone.device.device };
+    store.add_device(alone).await?;
+    assert_eq!(state(store, &new).await?.unjoined, []);
+    Ok(())
+}
+
 async fn leaves_must_be_known_devices<S: Store>(store: &S) -> Result<(), StoreError> {
     let (one, two) = (person(store, "g.known").await?, person(store, "g.unknown").await?);
     let id = group(store, &one).await?;
@@ -314,6 +357,8 @@ async fn a_deleted_group_takes_nothing<S: Store>(store: &S) -> Result<(), StoreE
     assert_eq!(state(store, &one).await?.memberships.first().map(|membership| membership.closed), Some(true));
     store.save_cursors(vec![CursorMove { conversation: id, device: one.device, seq: 1, joined: false }]).await?;
     assert_eq!(state(store, &one).await?, DeviceState::default(), "it has what says so");
+    store.expire(0, 1_000).await?;
+    assert!(store.handshake_state(id, one.name.clone(), one.device, None).await?.is_none(), "nobody needs it");
     Ok(())
 }
 

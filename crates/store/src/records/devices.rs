@@ -20,6 +20,10 @@ pub struct GrantHash(pub [u8; 32]);
 /// days; a device that is alive offers anew each week.
 pub const OFFER_LIFE_MS: u64 = 80 * 24 * 3_600 * 1_000;
 
+/// How long the account's others wait for a device that has logged in and not offered any key packages, before they go
+/// on among themselves without it.
+pub const SETTING_UP_MS: u64 = 10 * 60 * 1_000;
+
 /// A device to add, with its first session token.
 #[derive(Clone)]
 pub struct NewDevice {
@@ -171,6 +175,8 @@ pub struct Claimed {
     pub identity_key: Bytes,
     /// One for each device that can be written to: see [`OFFER_LIFE_MS`].
     pub packages: Vec<(DeviceId, Bytes)>,
+    /// Nothing was taken: the asker's own account has a device that is being set up, see [`SETTING_UP_MS`].
+    pub is_setting_up: bool,
 }
 
 /// What is in a link's mailbox for one of its sides.

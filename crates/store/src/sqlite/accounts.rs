@@ -95,13 +95,24 @@ fn change_password(connection: &Connection, change: ChangePassword) -> Result<Op
 fn rotate(connection: &Connection, rotation: RotateIdentity) -> Result<Option<DeviceChange>> {
     let RotateIdentity { account, identity_key, identity_backup, device, certificate } = rotation;
     let Some(change) = devices::keep_only(connection, account.clone(), device)? else { return Ok(None) };
-    let sql = "UPDATE account SET identity_key = ?2, identity_backup = ?3 WHERE name = ?1";
-    columns::execute(connection, sql, params![account.as_str(), &identity_key[..], &identity_backup[..]])?;
+    replace_identity(connection, &account, &identity_key, &identity_backup)?;
     let sql = "UPDATE device SET certificate = ?2, offered_ms = 0 WHERE id = ?1";
     columns::execute(connection, sql, params![device.as_bytes(), &certificate[..]])?;
     // They were made under the old identity.
     columns::execute(connection, "DELETE FROM key_package WHERE device = ?1", [device.as_bytes()])?;
     Ok(Some(change))
+}
+
+/// The account goes by this identity from now on.
+pub(super) fn replace_identity(
+    connection: &Connection,
+    account: &AccountName,
+    key: &Bytes,
+    backup: &Bytes,
+) -> Result<()> {
+    let sql = "UPDATE account SET identities = identities + (identity_key <> ?2), identity_key = ?2,
+               identity_backup = ?3 WHERE name = ?1";
+    columns::execute(connection, sql, params![account.as_str(), &key[..], &backup[..]]).map(drop)
 }
 
 fn create(
@@ -128,7 +139,8 @@ fn create(
     }
     columns::execute(
         connection,
-        "INSERT INTO account VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO account (name, kdf_salt, kdf_memory_kib, kdf_iterations, kdf_parallelism, auth_hash, identity_key,
+         identity_backup, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             account.name.as_str(),
             &account.kdf.salt[..],

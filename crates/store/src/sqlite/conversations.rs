@@ -86,6 +86,11 @@ fn same_id(connection: &Connection, direct: &NewDirect, low: &str, high: &str) -
 
 /// Welcomes and leaves must be those of the devices that can be written to, and of the one that asks.
 fn other_devices(connection: &Connection, direct: &NewDirect) -> Result<Option<CreateDirect>> {
+    if direct.creator == direct.peer
+        && devices::is_setting_up(connection, &direct.creator, direct.device, direct.now_ms)?
+    {
+        return Ok(Some(CreateDirect::OtherDevices));
+    }
     let reachable = |account| devices::reachable(connection, account, direct.now_ms);
     let of_peer = reachable(&direct.peer)?;
     if of_peer.is_empty() {
@@ -165,12 +170,30 @@ pub(super) fn insert_member(
     columns::execute(connection, sql, values).map(drop)
 }
 
-/// A device that knows that a conversation was replaced, and has all of it, is no member of it any more: closed
-/// conversations would add up for good.
+/// A device that knows the newest conversation of this one's pair is no member any more of those that were replaced and
+/// that it has all of: they would add up for good.
 pub(super) fn leave_closed(connection: &Connection, conversation: ConversationId, device: DeviceId) -> Result<()> {
-    let sql = "DELETE FROM member WHERE conversation = ?1 AND device = ?2
-               AND cursor >= (SELECT head FROM conversation WHERE id = ?1 AND closed_by IS NOT NULL)";
+    let sql = "DELETE FROM member WHERE device = ?2 AND EXISTS (SELECT 1 FROM conversation c
+               JOIN conversation closed ON closed.low = c.low AND closed.high = c.high
+               WHERE c.id = ?1 AND c.kind = 1 AND closed.id = member.conversation AND closed.kind = 1
+               AND closed.closed_by IS NOT NULL AND member.cursor >= closed.head)
+               AND NOT EXISTS (SELECT 1 FROM joining j WHERE j.device = ?2 AND j.conversation = member.conversation)";
     columns::execute(connection, sql, [conversation.as_bytes(), device.as_bytes()]).map(drop)
+}
+
+/// Removes conversations without members that were replaced before `before_ms`, and deleted groups without members; at
+/// most `limit` of them. Until then who comes late is told what became of them.
+pub(super) fn forget_closed(connection: &Connection, before_ms: u64, limit: u32) -> Result<()> {
+    let sql = "SELECT c.id FROM conversation c LEFT JOIN conversation next ON next.id = c.closed_by
+               WHERE c.closed_by IS NOT NULL AND coalesce(next.created_ms, 0) < ?1
+               AND NOT EXISTS (SELECT 1 FROM member m WHERE m.conversation = c.id)
+               UNION ALL SELECT c.id FROM conversation c WHERE c.kind = 2 AND c.abandoned = 1 AND c.closed_by IS NULL
+               AND NOT EXISTS (SELECT 1 FROM member m WHERE m.conversation = c.id) LIMIT ?2";
+    for id in columns::all(connection, sql, params![before_ms, limit], |row| columns::conversation(row, 0))? {
+        columns::execute(connection, "DELETE FROM entry WHERE conversation = ?1", [id.as_bytes()])?;
+        columns::execute(connection, "DELETE FROM conversation WHERE id = ?1", [id.as_bytes()])?;
+    }
+    Ok(())
 }
 
 // ------------------------------------------------------------ groups
@@ -190,10 +213,16 @@ fn create_group(connection: &Connection, group: &NewGroup) -> Result<CreateGroup
     let values = params![id, columns::GROUP, creator.device.as_bytes(), group.now_ms];
     columns::execute(connection, sql, values)?;
     handshakes::save_state(connection, group.conversation, &group.state, &group.group_info)?;
-    columns::execute(connection, "INSERT INTO roster VALUES (?1, ?2)", params![id, creator.account.as_str()])?;
+    enter_roster(connection, group.conversation, &creator.account)?;
     insert_member(connection, group.conversation, creator.device, &creator.account, 0, 0)?;
     let membership = membership_of(connection, group.conversation, creator.device)?;
     Ok(membership.map_or(CreateGroup::OtherLeaf, CreateGroup::Created))
+}
+
+/// The account has leaves in the group, under the identity that it has now.
+pub(super) fn enter_roster(connection: &Connection, group: ConversationId, account: &AccountName) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO roster SELECT ?1, name, identities FROM account WHERE name = ?2";
+    columns::execute(connection, sql, params![group.as_bytes(), account.as_str()]).map(drop)
 }
 
 // ------------------------------------------------------------ what a session begins with
@@ -208,14 +237,16 @@ fn state(connection: &Connection, device: DeviceId, limit: u32) -> Result<Option
     for membership in &mut memberships {
         complete(connection, membership, &account)?;
     }
-    let (joinings, more_joinings) = joinings::of_device(connection, device, limit)?;
+    let (joinings, more_joinings, waiting) = joinings::of_device(connection, device, limit)?;
+    // Under another identity than it has in the group, the account's devices cannot come in.
     let sql = "SELECT c.id FROM roster r JOIN conversation c ON c.id = r.conversation
+               JOIN account a ON a.name = r.account AND a.identities = r.identity
                WHERE r.account = ?1 AND c.abandoned = 0 AND NOT EXISTS (SELECT 1 FROM member m
                WHERE m.conversation = r.conversation AND m.device = ?2 AND m.ends_at IS NULL)
                ORDER BY c.id LIMIT ?3";
     let values = params![account.as_str(), device.as_bytes(), UNJOINED];
     let unjoined = columns::all(connection, sql, values, |row| columns::conversation(row, 0))?;
-    Ok(Some(DeviceState { memberships, joinings, more_joinings, unjoined }))
+    Ok(Some(DeviceState { memberships, joinings, more_joinings, waiting, unjoined }))
 }
 
 /// A device's place in a conversation.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use fastchat_wire::DeviceId;
+use fastchat_wire::{ConversationId, DeviceId};
 use rusqlite::{Connection, Result, params};
 use uuid::Uuid;
 
@@ -38,11 +38,10 @@ fn save(connection: &Connection, moves: &[CursorMove]) -> Result<()> {
 
 /// The device has taken its Joining, and knows by it which conversation is replaced.
 fn joined_anew(connection: &Connection, conversation: &[u8; 16], device: &[u8; 16], seq: u64) -> Result<()> {
-    let sql = "DELETE FROM joining WHERE conversation = ?1 AND device = ?2 AND start_seq <= ?3 RETURNING replaces";
-    let values = params![conversation, device, seq];
-    let replaced = columns::all(connection, sql, values, |row| columns::optional_conversation(row, 0))?;
-    for replaced in replaced.into_iter().flatten() {
-        conversations::leave_closed(connection, replaced, DeviceId(Uuid::from_bytes(*device)))?;
+    let sql = "DELETE FROM joining WHERE conversation = ?1 AND device = ?2 AND start_seq <= ?3";
+    if columns::execute(connection, sql, params![conversation, device, seq])? > 0 {
+        let id = |bytes: &[u8; 16]| Uuid::from_bytes(*bytes);
+        conversations::leave_closed(connection, ConversationId(id(conversation)), DeviceId(id(device)))?;
     }
     Ok(())
 }

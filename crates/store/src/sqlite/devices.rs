@@ -6,10 +6,10 @@
 use fastchat_wire::{AccountName, ConversationId, DeviceId};
 use rusqlite::{Connection, Result, params};
 
-use super::{SqliteStore, columns, links};
+use super::{SqliteStore, accounts, columns, links};
 use crate::{
     AddDevice, DeviceAdded, DeviceChange, DeviceRecord, DeviceSession, Devices, NewDevice, NewLeaf, OFFER_LIFE_MS,
-    Outcome, TokenHash,
+    Outcome, SETTING_UP_MS, TokenHash,
 };
 
 impl Devices for SqliteStore {
@@ -106,6 +106,13 @@ pub(super) fn reachable(connection: &Connection, account: &AccountName, now_ms: 
     columns::all(connection, sql, values, |row| columns::device(row, 0))
 }
 
+/// Whether the account has another device that has just logged in and cannot be written to yet.
+pub(super) fn is_setting_up(connection: &Connection, account: &AccountName, by: DeviceId, now_ms: u64) -> Result<bool> {
+    let sql = "SELECT 1 FROM device WHERE account = ?1 AND id <> ?2 AND offered_ms = 0 AND added_ms > ?3 LIMIT 1";
+    let values = params![account.as_str(), by.as_bytes(), now_ms.saturating_sub(SETTING_UP_MS)];
+    Ok(columns::first(connection, sql, values, |_| Ok(()))?.is_some())
+}
+
 /// The device has offered a key package of last resort. If nobody could write to it before, it has to come into the
 /// account's direct conversations: those that it is no member of close.
 pub(super) fn offer(
@@ -181,12 +188,12 @@ fn add(connection: &Connection, login: &AddDevice) -> Result<DeviceAdded> {
     }
     let goes = |device: &DeviceId| login.identity.is_some() || *device == login.device.device;
     if let Some((key, backup)) = &login.identity {
-        let sql = "UPDATE account SET identity_key = ?2, identity_backup = ?3 WHERE name = ?1";
-        columns::execute(connection, sql, params![account, &key[..], &backup[..]])?;
+        accounts::replace_identity(connection, &login.account, key, backup)?;
     }
     let gone: Vec<DeviceId> = there.into_iter().filter(goes).collect();
     let change = if gone.is_empty() {
-        DeviceChange { account: login.account.clone(), removed: gone, closed: Vec::new() }
+        // What the account's devices tell each other from now on is for the new one too.
+        DeviceChange { account: login.account.clone(), removed: gone, closed: close_own(connection, &login.account)? }
     } else {
         remove(connection, login.account.clone(), gone)?
     };
@@ -211,6 +218,13 @@ fn remove(connection: &Connection, account: AccountName, removed: Vec<DeviceId>)
         columns::execute(connection, "DELETE FROM device WHERE id = ?1", [device.as_bytes()])?;
     }
     Ok(DeviceChange { account, removed, closed })
+}
+
+/// Closes what the account's devices have among themselves.
+fn close_own(connection: &Connection, account: &AccountName) -> Result<Vec<ConversationId>> {
+    let sql = "UPDATE conversation SET abandoned = 1 WHERE kind = 1 AND closed_by IS NULL AND abandoned = 0
+               AND low = ?1 AND high = ?1 RETURNING id";
+    columns::all(connection, sql, [account.as_str()], |row| columns::conversation(row, 0))
 }
 
 fn close_directs(connection: &Connection, account: &AccountName) -> Result<Vec<ConversationId>> {

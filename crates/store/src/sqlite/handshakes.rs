@@ -18,6 +18,19 @@ use crate::{
 };
 
 impl Handshakes for SqliteStore {
+    fn handshake_head(
+        &self,
+        conversation: ConversationId,
+        account: AccountName,
+        device: DeviceId,
+        entry: NewEntry,
+    ) -> impl Outcome<Option<HandshakeState>> {
+        self.read(move |connection| {
+            let transaction = connection.unchecked_transaction()?;
+            asked(&transaction, conversation, &account, device, Some(&entry))
+        })
+    }
+
     fn handshake_state(
         &self,
         conversation: ConversationId,
@@ -60,16 +73,28 @@ fn read(
     device: DeviceId,
     entry: Option<&NewEntry>,
 ) -> Result<Option<HandshakeState>> {
-    let Some(mut found) = head(connection, conversation, account, device)? else { return Ok(None) };
-    if let Some(entry) = entry {
-        found.known = known(connection, conversation, device, entry)?;
-    }
+    let Some(mut found) = asked(connection, conversation, account, device, entry)? else { return Ok(None) };
     if found.known.is_none() && entry.is_none_or(|entry| entry.epoch == found.epoch) {
         let sql = "SELECT state, group_info FROM public_state WHERE conversation = ?1";
         let both = columns::first(connection, sql, [conversation.as_bytes()], |row| {
             Ok((columns::bytes(row, 0)?, columns::bytes(row, 1)?))
         })?;
         (found.state, found.group_info) = both.unwrap_or_default();
+    }
+    Ok(Some(found))
+}
+
+/// All but the public state.
+fn asked(
+    connection: &Connection,
+    conversation: ConversationId,
+    account: &AccountName,
+    device: DeviceId,
+    entry: Option<&NewEntry>,
+) -> Result<Option<HandshakeState>> {
+    let Some(mut found) = head(connection, conversation, account, device)? else { return Ok(None) };
+    if let Some(entry) = entry {
+        found.known = known(connection, conversation, device, entry)?;
     }
     Ok(Some(found))
 }
@@ -153,7 +178,7 @@ fn append_one(connection: &Connection, append: &AppendHandshake) -> Result<Hands
     {
         return Ok(refusal);
     }
-    insert(connection, append)
+    insert(connection, append, there.kind)
 }
 
 fn is_blocked_by_peer(connection: &Connection, append: &AppendHandshake) -> Result<bool> {
@@ -178,7 +203,7 @@ fn refusal(connection: &Connection, append: &AppendHandshake, commit: &NewCommit
     Ok(None)
 }
 
-fn insert(connection: &Connection, append: &AppendHandshake) -> Result<HandshakeAppended> {
+fn insert(connection: &Connection, append: &AppendHandshake, kind: ConversationKind) -> Result<HandshakeAppended> {
     let (id, entry) = (append.conversation.as_bytes(), &append.entry);
     let sql = match append.commit {
         Some(_) => {
@@ -210,7 +235,7 @@ fn insert(connection: &Connection, append: &AppendHandshake) -> Result<Handshake
         entry,
     };
     match &append.commit {
-        Some(commit) => apply(connection, append, commit, seq, &mut new)?,
+        Some(commit) => apply(connection, append, commit, seq, kind, &mut new)?,
         None => {
             let sql = "UPDATE public_state SET state = ?2 WHERE conversation = ?1";
             columns::execute(connection, sql, params![id, &append.state[..]])?;
@@ -227,6 +252,7 @@ fn apply(
     append: &AppendHandshake,
     commit: &NewCommit,
     seq: u64,
+    kind: ConversationKind,
     new: &mut NewHandshake,
 ) -> Result<()> {
     let (conversation, id) = (append.conversation, append.conversation.as_bytes());
@@ -247,7 +273,10 @@ fn apply(
         }
     }
     for account in &commit.joined {
-        columns::execute(connection, "INSERT OR IGNORE INTO roster VALUES (?1, ?2)", params![id, account.as_str()])?;
+        conversations::enter_roster(connection, conversation, account)?;
+    }
+    if let Some(leaf) = commit.reidentified.as_ref().filter(|_| kind == ConversationKind::Group) {
+        conversations::enter_roster(connection, conversation, &leaf.account)?;
     }
     for account in &commit.left {
         let sql = "DELETE FROM roster WHERE conversation = ?1 AND account = ?2";

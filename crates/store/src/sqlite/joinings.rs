@@ -7,7 +7,7 @@ use fastchat_wire::{AccountName, ConversationId, DeviceId};
 use rusqlite::{Connection, Result, Row, params};
 
 use super::{accounts, columns, conversations};
-use crate::{Joining, NewWelcome};
+use crate::{JOININGS_OF_ONE, Joining, NewWelcome};
 
 /// The most bytes of joinings that are read at once, but always one joining.
 const AT_ONCE: usize = 8 << 20;
@@ -82,25 +82,38 @@ fn insert_one(connection: &Connection, joiners: &Joiners<'_>, welcome: &NewWelco
     columns::execute(connection, sql, values).map(drop)
 }
 
-/// The oldest joinings of a device, and whether there are more.
-pub(super) fn of_device(connection: &Connection, device: DeviceId, limit: u32) -> Result<(Vec<Joining>, bool)> {
+/// The oldest joinings of a device and whether there are more; and the creators of too many.
+pub(super) fn of_device(
+    connection: &Connection,
+    device: DeviceId,
+    limit: u32,
+) -> Result<(Vec<Joining>, bool, Vec<AccountName>)> {
+    let waiting = waiting(connection, device)?;
+    // Row numbers grow with time.
     let sql = "SELECT j.creator, j.creator_identity_key, j.welcome, j.join_key, j.start_seq, j.replaces, j.time_ms,
-               c.kind, t.tree, c.id, iif(j.creator = c.low, c.high, c.low) FROM joining j
+               c.kind, t.tree, c.id, iif(j.creator = c.low, c.high, c.low)
+               FROM (SELECT rowid AS number, row_number() OVER (PARTITION BY creator ORDER BY rowid) AS place
+               FROM joining WHERE device = ?1) p JOIN joining j ON j.rowid = p.number
                JOIN conversation c ON c.id = j.conversation
                LEFT JOIN welcome_tree t ON t.conversation = j.conversation AND t.epoch = j.tree_epoch
-               WHERE j.device = ?1 ORDER BY j.time_ms, c.id LIMIT ?2";
+               WHERE p.place <= ?3 ORDER BY j.rowid LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params![device.as_bytes(), u64::from(limit) + 1])?;
+    let mut rows = statement.query(params![device.as_bytes(), u64::from(limit) + 1, JOININGS_OF_ONE])?;
     let (mut joinings, mut bytes) = (Vec::new(), 0_usize);
     while let Some(row) = rows.next()? {
         let Some(joining) = joining(connection, device, row)? else { continue };
         bytes = bytes.saturating_add(joining.ratchet_tree.len() + joining.welcome.len() + joining.join_key.len());
         if joinings.len() >= limit as usize || (bytes > AT_ONCE && !joinings.is_empty()) {
-            return Ok((joinings, true));
+            return Ok((joinings, true, waiting));
         }
         joinings.push(joining);
     }
-    Ok((joinings, false))
+    Ok((joinings, false, waiting))
+}
+
+fn waiting(connection: &Connection, device: DeviceId) -> Result<Vec<AccountName>> {
+    let sql = "SELECT creator FROM joining WHERE device = ?1 GROUP BY creator HAVING count(*) > ?2";
+    columns::all(connection, sql, params![device.as_bytes(), JOININGS_OF_ONE], |row| columns::account(row, 0))
 }
 
 fn joining(connection: &Connection, device: DeviceId, row: &Row<'_>) -> Result<Option<Joining>> {

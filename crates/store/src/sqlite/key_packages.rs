@@ -58,7 +58,12 @@ impl KeyPackages for SqliteStore {
 
 fn claim_all(connection: &Connection, claim: &Claim) -> Result<Option<Claimed>> {
     let Some(identity_key) = accounts::identity_key(connection, &claim.account)? else { return Ok(None) };
-    let mut claimed = Claimed { identity_key, packages: Vec::new() };
+    let own = devices::owner(connection, claim.by)?.as_ref() == Some(&claim.account);
+    let is_setting_up = own && devices::is_setting_up(connection, &claim.account, claim.by, claim.now_ms)?;
+    let mut claimed = Claimed { identity_key, packages: Vec::new(), is_setting_up };
+    if is_setting_up {
+        return Ok(Some(claimed));
+    }
     for device in devices::reachable(connection, &claim.account, claim.now_ms)? {
         if device == claim.by {
             continue;

@@ -6,7 +6,7 @@
 use fastchat_wire::{ConversationId, DeviceId, MessageId};
 use rusqlite::{Connection, Result, params};
 
-use super::{SqliteStore, blocks, columns, cursors};
+use super::{SqliteStore, blocks, columns, conversations, cursors};
 use crate::{Append, Appended, Entry, Kind, Log, NewEntry, Outcome, Page, PageBounds};
 
 impl Log for SqliteStore {
@@ -245,5 +245,6 @@ fn expire(connection: &Connection, before_ms: u64, limit: u32) -> Result<u32> {
         }
         count += entries;
     }
+    conversations::forget_closed(connection, before_ms, limit)?;
     Ok(count)
 }

@@ -129,6 +129,9 @@ ALTER TABLE device ADD COLUMN offered_ms INTEGER NOT NULL DEFAULT 0;
 UPDATE device SET offered_ms = unixepoch() * 1000
 WHERE EXISTS (SELECT 1 FROM key_package k WHERE k.device = device.id AND k.last_resort = 1);
 
+-- How many identities it has had.
+ALTER TABLE account ADD COLUMN identities INTEGER NOT NULL DEFAULT 1;
+
 -- kind: 1 direct (low = high for one's own), 2 group (low and high are empty).
 -- pending: leave proposals of this epoch. accounts: how many are members.
 -- abandoned: from now on also a group that was deleted.
@@ -137,6 +140,8 @@ ALTER TABLE conversation ADD COLUMN pending INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE conversation ADD COLUMN accounts INTEGER NOT NULL DEFAULT 2;
 DROP INDEX conversation_of_pair;
 CREATE UNIQUE INDEX conversation_of_pair ON conversation (low, high) WHERE kind = 1 AND closed_by IS NULL;
+CREATE INDEX conversation_replaced ON conversation (closed_by) WHERE closed_by IS NOT NULL;
+CREATE INDEX conversation_deleted ON conversation (id) WHERE kind = 2 AND abandoned = 1;
 -- Who knows whom, also by one that was replaced.
 CREATE INDEX conversation_of_acquaintances ON conversation (low, high) WHERE kind = 1;
 CREATE INDEX conversation_by_high ON conversation (high) WHERE kind = 1 AND closed_by IS NULL;
@@ -150,10 +155,12 @@ CREATE TABLE public_state (
     group_info BLOB NOT NULL
 ) STRICT;
 
--- The accounts with a leaf in a group, whether or not their devices are members.
+-- The accounts with a leaf in a group, whether or not their devices are members. identity: under which of its
+-- identities.
 CREATE TABLE roster (
     conversation BLOB NOT NULL REFERENCES conversation (id) ON DELETE CASCADE,
     account TEXT NOT NULL REFERENCES account (name) ON DELETE CASCADE,
+    identity INTEGER NOT NULL,
     PRIMARY KEY (conversation, account)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX roster_by_account ON roster (account);

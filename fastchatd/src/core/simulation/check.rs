@@ -215,7 +215,7 @@ impl World {
         // What it found in the log without having followed it there stands where it was found.
         let followed = |id: &&str| strictness == Strictness::Whole || by.get(*id) != Some(&who);
         let texts: Vec<&str> = texts.iter().copied().filter(followed).collect();
-        self.judge_order(chat, &texts, &by, &due, &mut say);
+        self.judge_order(chat, &texts, &due, &mut say);
         let anybody_set_back = self.peers.iter().any(|peer| peer.restored);
         for line in shown.lines.iter().filter(|_| strictness == Strictness::Whole && !anybody_set_back) {
             let alarm = line.kind == MessageKind::Unreadable || ALARMS.iter().any(|alarm| line.text.contains(alarm));
@@ -227,14 +227,7 @@ impl World {
 
     /// In a group all devices show the log's order; in a direct chat what one device wrote keeps its order, also over
     /// the conversations that follow each other.
-    fn judge_order(
-        &self,
-        chat: Chat,
-        texts: &[&str],
-        by: &BTreeMap<&str, usize>,
-        due: &[(String, usize)],
-        say: &mut impl FnMut(String),
-    ) {
+    fn judge_order(&self, chat: Chat, texts: &[&str], due: &[(String, usize)], say: &mut impl FnMut(String)) {
         if let Chat::Group(_) = chat {
             let order: BTreeMap<&str, usize> = due.iter().enumerate().map(|(at, (id, _))| (id.as_str(), at)).collect();
             let places: Vec<usize> = texts.iter().filter_map(|id| order.get(id)).copied().collect();
@@ -244,8 +237,9 @@ impl World {
             return;
         }
         for sender in 0..self.peers.len() {
-            let own = texts.iter().filter(|id| by.get(*id) == Some(&sender));
-            let numbers: Vec<usize> = own.filter_map(|id| self.number_of(id)).collect();
+            // Another device of the sender may have sent it for it when the conversation ended.
+            let numbers = texts.iter().filter_map(|id| self.number_of(id));
+            let numbers: Vec<usize> = numbers.filter(|number| self.written[*number].peer == sender).collect();
             if !numbers.is_sorted() && !self.peers[sender].restored {
                 say(format!("shows what {} wrote in another order: {numbers:?}", self.label(sender)));
             }

@@ -26,7 +26,11 @@ fn members(world: &mut World, who: usize, id: ConversationId, names: &[&str], ma
 }
 
 fn texts(world: &World, who: usize, chat: Chat) -> Vec<String> {
-    world.look()[who].chats.get(&chat).map(|chat| chat.lines.iter().map(|line| format!("{:?} {:?} {}", line.kind, line.state, line.text)).collect()).unwrap_or_default()
+    world.look()[who]
+        .chats
+        .get(&chat)
+        .map(|chat| chat.lines.iter().map(|line| format!("{:?} {:?} {}", line.kind, line.state, line.text)).collect())
+        .unwrap_or_default()
 }
 
 fn has(world: &World, who: usize, chat: Chat, text: &str) -> bool {
@@ -48,7 +52,12 @@ fn r2_an_add_that_cannot_be_done_holds_no_messages_up() {
     world.heal();
     world.write(0, Chat::Group(id));
     world.heal();
-    assert!(has(&world, 1, Chat::Group(id), "alice.0 says"), "{:?} {:?}", work(&world, 0), texts(&world, 1, Chat::Group(id)));
+    assert!(
+        has(&world, 1, Chat::Group(id), "alice.0 says"),
+        "{:?} {:?}",
+        work(&world, 0),
+        texts(&world, 1, Chat::Group(id))
+    );
 }
 
 #[test]
@@ -65,7 +74,11 @@ fn r19_siblings_do_not_fail_each_others_messages() {
     world.heal();
     for who in [0, phone] {
         let outbox = &world.look()[who].chats[&Chat::Direct(1)].outbox;
-        assert!(outbox.iter().all(|row| row.state != MessageState::Failed), "{who}: {outbox:?}\n{:#?}", texts(&world, who, Chat::Direct(1)));
+        assert!(
+            outbox.iter().all(|row| row.state != MessageState::Failed),
+            "{who}: {outbox:?}\n{:#?}",
+            texts(&world, who, Chat::Direct(1))
+        );
     }
     for who in [0, phone] {
         let lines = texts(&world, who, Chat::Direct(1));
@@ -128,7 +141,12 @@ fn m1_what_is_written_after_an_add_reaches_who_is_added() {
     let id = world.groups_of(0)[0];
     world.write(0, Chat::Group(id));
     world.heal();
-    assert!(has(&world, 1, Chat::Group(id), "alice.0 says 0"), "{:#?} {:#?}", texts(&world, 0, Chat::Group(id)), texts(&world, 1, Chat::Group(id)));
+    assert!(
+        has(&world, 1, Chat::Group(id), "alice.0 says 0"),
+        "{:#?} {:#?}",
+        texts(&world, 0, Chat::Group(id)),
+        texts(&world, 1, Chat::Group(id))
+    );
 }
 
 #[test]
@@ -180,7 +198,10 @@ fn r35_unjoined_with_a_direct_conversations_id_changes_nothing() {
     world.write(0, Chat::Direct(1));
     world.heal();
     let id = world.server.conversations[0].id;
-    world.server.say(0, fastchat_wire::v1::server_frame::Body::Unjoined(fastchat_wire::v1::Unjoined { conversation: id.to_wire() }));
+    world.server.say(
+        0,
+        fastchat_wire::v1::server_frame::Body::Unjoined(fastchat_wire::v1::Unjoined { conversation: id.to_wire() }),
+    );
     world.dispatch();
     world.exchange();
     world.heal();
@@ -193,7 +214,14 @@ fn r9a_who_missed_only_a_commit_goes_on() {
     let id = group(&mut world, &["bob", "carol"]);
     world.disconnect(2);
     // No reconnect of carol by heal: she is away.
-    world.ask(0, Request::RenameGroup(fastchat_ipc::GroupName { account: String::new(), group: id.to_string(), name: "x".into() }));
+    world.ask(
+        0,
+        Request::RenameGroup(fastchat_ipc::GroupName {
+            account: String::new(),
+            group: id.to_string(),
+            name: "x".into(),
+        }),
+    );
     world.exchange();
     let at = world.server.conversations.iter().position(|found| found.id == id).unwrap();
     world.server.conversations[at].expired_through = world.server.conversations[at].log.len() as u64;
@@ -201,7 +229,12 @@ fn r9a_who_missed_only_a_commit_goes_on() {
     world.exchange();
     world.write(2, Chat::Group(id));
     world.heal();
-    assert!(has(&world, 0, Chat::Group(id), "carol.2 says"), "{:?} {:?}", work(&world, 2), texts(&world, 2, Chat::Group(id)));
+    assert!(
+        has(&world, 0, Chat::Group(id), "carol.2 says"),
+        "{:?} {:?}",
+        work(&world, 2),
+        texts(&world, 2, Chat::Group(id))
+    );
 }
 
 #[test]
@@ -217,7 +250,12 @@ fn r9b_who_is_removed_and_added_again_while_away_goes_on() {
     world.exchange();
     world.write(2, Chat::Group(id));
     world.heal();
-    assert!(has(&world, 0, Chat::Group(id), "carol.2 says"), "{:?} {:?}", work(&world, 2), texts(&world, 2, Chat::Group(id)));
+    assert!(
+        has(&world, 0, Chat::Group(id), "carol.2 says"),
+        "{:?} {:?}",
+        work(&world, 2),
+        texts(&world, 2, Chat::Group(id))
+    );
 }
 
 #[test]
@@ -225,7 +263,14 @@ fn r18_who_cannot_follow_a_commit_goes_on() {
     let mut world = quiet(3);
     let id = group(&mut world, &["bob", "carol"]);
     world.disconnect(2);
-    world.ask(0, Request::RenameGroup(fastchat_ipc::GroupName { account: String::new(), group: id.to_string(), name: "x".into() }));
+    world.ask(
+        0,
+        Request::RenameGroup(fastchat_ipc::GroupName {
+            account: String::new(),
+            group: id.to_string(),
+            name: "x".into(),
+        }),
+    );
     world.exchange();
     let at = world.server.conversations.iter().position(|found| found.id == id).unwrap();
     let last = world.server.conversations[at].log.last_mut().unwrap();
@@ -234,7 +279,12 @@ fn r18_who_cannot_follow_a_commit_goes_on() {
     world.exchange();
     world.write(2, Chat::Group(id));
     world.heal();
-    assert!(has(&world, 0, Chat::Group(id), "carol.2 says"), "{:?} {:?}", work(&world, 2), texts(&world, 2, Chat::Group(id)));
+    assert!(
+        has(&world, 0, Chat::Group(id), "carol.2 says"),
+        "{:?} {:?}",
+        work(&world, 2),
+        texts(&world, 2, Chat::Group(id))
+    );
 }
 
 #[test]
@@ -279,7 +329,12 @@ fn r15_who_leaves_is_out_in_the_end() {
     world.exchange();
     world.heal();
     world.heal();
-    assert!(!world.look()[0].groups[&id].members.contains_key("bob"), "{:?} {:#?}", work(&world, 1), texts(&world, 1, Chat::Group(id)));
+    assert!(
+        !world.look()[0].groups[&id].members.contains_key("bob"),
+        "{:?} {:#?}",
+        work(&world, 1),
+        texts(&world, 1, Chat::Group(id))
+    );
 }
 
 #[test]
@@ -335,7 +390,14 @@ fn m8_a_group_under_the_id_of_a_direct_conversation_gets_no_messages_of_that() {
         for entry in &submit.entries {
             let sent = uuid::Uuid::from_slice(&entry.message_id).unwrap();
             let opened = thief.open(id.0, sent, &entry.payload);
-            assert!(opened.is_err(), "the thief reads what is for bob: {:?}", opened.map(|opened| opened.content.body.map(|body| match body { fastchat_e2ee::Body::Text(text) => text.text, _ => String::new() })));
+            assert!(
+                opened.is_err(),
+                "the thief reads what is for bob: {:?}",
+                opened.map(|opened| opened.content.body.map(|body| match body {
+                    fastchat_e2ee::Body::Text(text) => text.text,
+                    _ => String::new(),
+                }))
+            );
         }
     }
     drop(thief);
@@ -362,5 +424,10 @@ fn n1_who_was_away_comes_back_though_somebody_new_was_last() {
     world.heal();
     world.write(2, Chat::Group(id));
     world.heal();
-    assert!(has(&world, 0, Chat::Group(id), "carol.2 says"), "{:?} {:#?}", work(&world, 2), texts(&world, 2, Chat::Group(id)));
+    assert!(
+        has(&world, 0, Chat::Group(id), "carol.2 says"),
+        "{:?} {:#?}",
+        work(&world, 2),
+        texts(&world, 2, Chat::Group(id))
+    );
 }
