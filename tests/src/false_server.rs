@@ -8,6 +8,7 @@
 mod books;
 mod connection;
 mod groups;
+mod scenes;
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -21,6 +22,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use books::Books;
+pub use scenes::in_deliveries_to;
 
 /// Turns a frame for an account into what is sent in its place.
 pub type Twist = Box<dyn FnMut(&str, ServerFrame) -> Vec<ServerFrame> + Send>;
@@ -67,6 +69,12 @@ impl FalseServer {
         tasks.spawn(keep(Books::default(), heard));
         tasks.spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), events.clone()));
         Ok(Self { events, address, pin, _tasks: tasks })
+    }
+
+    /// `127.0.0.1:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// The address of an account on it.

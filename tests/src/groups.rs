@@ -5,8 +5,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use fastchat_ipc::{
-    ErrorCode, Group, GroupName, GroupState, GroupTopic, MessageState, Method, NewGroup, OfGroup, OfMembers, Sent,
-    Wait, method,
+    ErrorCode, Group, GroupName, GroupState, GroupTopic, MessageKind, MessageState, Method, NewGroup, OfGroup,
+    OfMembers, Sent, Wait, method,
 };
 use futures_util::future::try_join_all;
 
@@ -125,6 +125,31 @@ impl Person {
             Ok(group) => Ok(Some(group)),
             Err(fastchat_ipc::ClientError::Api(error)) if error.code == ErrorCode::NotFound => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What stands in a chat beside texts: notices, and marks of what cannot be read.
+    ///
+    /// # Errors
+    /// The history cannot be read.
+    pub async fn marks(&mut self, chat: &str) -> Result<Vec<String>> {
+        let history = self.history(chat).await?.into_iter();
+        Ok(history.filter(|message| message.kind != MessageKind::Text).map(|message| message.text).collect())
+    }
+
+    /// Waits until a chat has a mark with `part` in it.
+    ///
+    /// # Errors
+    /// It takes too long; the text shows the marks that are there.
+    pub async fn sees_mark(&mut self, chat: &str, part: &str) -> Result<()> {
+        let found = self
+            .until(&format!("a mark with `{part}`"), async |person| {
+                Ok(person.marks(chat).await?.iter().any(|text| text.contains(part)).then_some(()))
+            })
+            .await;
+        match found {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.context(format!("instead: {:#?}", self.marks(chat).await?))),
         }
     }
 

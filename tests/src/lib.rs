@@ -21,7 +21,7 @@ mod tls;
 
 pub use ctl::{Ctl, Ended};
 pub use daemon::Daemon;
-pub use false_server::{FalseServer, Twist};
+pub use false_server::{FalseServer, Twist, in_deliveries_to};
 pub use groups::{agree, members_of, of};
 pub use insider::{Builder, Forged, Forger, Insider, Room, State, Wire, external};
 pub use person::{PASSWORD, Person};
