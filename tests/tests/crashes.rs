@@ -277,13 +277,13 @@ async fn a_crash_of_the_loser_of_a_race_heals_and_its_change_lands() -> Result<(
     alice.promote("ops", &["bob"]).await?;
     agree(&mut [alice, bob], "ops", &["alice", "bob"]).await?;
     for moment in MOMENTS {
-        let (wish, lost) = (format!("bob's topic {moment}"), format!("commit-lost{moment}"));
+        let (wish, lost) = (format!("bob's topic{moment}"), format!("commit-lost{moment}"));
         // Bob's commit is on his disk when alice's takes the epoch.
         arm(bob, "commit-stored@synced").await?;
         let topic = fastchat_ipc::GroupTopic { group: "ops".into(), topic: wish.clone(), ..Default::default() };
         last_words::<method::SetGroupTopic>(bob, &topic).await?;
         bob.daemon.crashed().await?;
-        alice.set_topic("ops", &format!("alice's topic {moment}")).await?;
+        alice.set_topic("ops", &format!("alice's topic{moment}")).await?;
         bob.daemon.crash_at(Some(&lost));
         bob.daemon.start().await?;
         heal(bob, &lost).await?;

@@ -9,6 +9,8 @@ use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
 
 /// Registrations at a time: the server hashes a password for each.
 const AT_ONCE: usize = 16;
+/// People who are added at a time: each costs an RSA signature, and a call has its patience.
+const AT_A_TIME: usize = 50;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long"]
@@ -31,7 +33,13 @@ async fn whole_life(count: usize) -> Result<()> {
     let registered = stream::iter(&names).map(|name| Insider::register(name, &address, identity.clone()));
     let mut others: Vec<Insider> = registered.buffered(AT_ONCE).try_collect().await?;
     let mut members: Vec<&str> = names.iter().map(String::as_str).collect();
-    let id: ConversationId = alice.make_group("all", &members).await?.id.parse()?;
+    let id: ConversationId = alice.make_group("all", &[]).await?.id.parse()?;
+    for (number, some) in members.chunks(AT_A_TIME).enumerate() {
+        alice.add("all", some).await?;
+        let so_far = members.len().min((number + 1) * AT_A_TIME);
+        let so_far: Vec<&str> = members[..so_far].iter().copied().chain(["alice"]).collect();
+        agree(&mut [&mut alice], "all", &so_far).await?;
+    }
     members.push("alice");
     let all = members.len();
     let joined = others.iter_mut().map(|other| async move {

@@ -11,11 +11,12 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use fastchat_e2ee::{Device, Identity};
 use fastchat_ipc::{EventKind, GroupState, NewGroup, OfAccount, SignIn, method};
-use fastchat_tests::{FalseServer, Forger, Insider, Person, agree, external};
+use fastchat_tests::{FalseServer, Forger, Insider, Person, agree, external, within};
 use fastchat_wire::{
     ConversationId,
     v1::{self, Deliver, Entry, EntryKind, server_frame::Body},
 };
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 /// An entry with a forged commit, right behind what the log has.
@@ -142,6 +143,11 @@ async fn a_role_that_a_member_does_not_have_is_not_given_by_the_server() -> Resu
         alice.add("ops", &["mallory"]).await?;
         mallory.added().await?;
         let forger = Forger::come_in(&mut mallory, id).await?;
+        let epoch = forger.epoch();
+        for person in [&mut alice, &mut bob] {
+            let there = async |p: &mut Person| Ok((p.group("ops").await?.epoch == epoch).then_some(()));
+            person.until("mallory's commit is followed", there).await?;
+        }
         let before = agree(&mut [&mut alice, &mut bob], "ops", &["alice", "bob", "mallory"]).await?;
         let (leaves, mut profile) = (forger.leaves_of("alice")?, forger.profile()?);
         let forged = match what {
@@ -237,19 +243,22 @@ async fn a_made_up_state_of_a_group_lets_a_device_into_nothing() -> Result<()> {
         server.group_state().await?
     };
     ensure!(other.conversation != honest.conversation);
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
+    let (told, mut lies) = mpsc::unbounded_channel();
+    let mut count = 0;
     server
         .lie(move |_, mut frame| {
             if let Some(Body::GroupState(state)) = &mut frame.body {
+                // The test may be over.
+                let _ = told.send(());
+                count += 1;
                 // Another group's state, another one's tree, another's GroupInfo, garbage, a stale one.
-                match count.fetch_add(1, Ordering::AcqRel) % 4 {
-                    0 => {
+                match count % 4 {
+                    1 => {
                         state.group_info = other.group_info.clone();
                         state.ratchet_tree = other.ratchet_tree.clone();
                     }
-                    1 => state.ratchet_tree = other.ratchet_tree.clone(),
-                    2 => state.group_info = vec![7; 700].into(),
+                    2 => state.ratchet_tree = other.ratchet_tree.clone(),
+                    3 => state.group_info = vec![7; 700].into(),
                     _ => state.ratchet_tree = vec![7; 700].into(),
                 }
             }
@@ -257,12 +266,12 @@ async fn a_made_up_state_of_a_group_lets_a_device_into_nothing() -> Result<()> {
         })
         .await?;
     server.say("bob", Body::Unjoined(v1::Unjoined { conversation: id.to_wire() })).await?;
-    let seen = Arc::clone(&asked);
-    bob.until("a lie was refused", async |bob| {
-        let state = bob.group("ops").await?.state;
-        Ok((seen.load(Ordering::Acquire) > 0 && state == GroupState::Joining).then_some(()))
-    })
-    .await?;
+    bob.group_is("ops", GroupState::Joining).await?;
+    for _ in 0..3 {
+        // Each is asked for because the one before was refused.
+        within("a state is fetched", async { lies.recv().await.context("no lie") }).await?;
+    }
+    assert_eq!(bob.group("ops").await?.state, GroupState::Joining);
     // With the truth it comes in again.
     server.be_honest().await?;
     alice.say("ops", "the truth").await?;
