@@ -88,6 +88,7 @@ impl Core {
                 // their way: whoever is being added shall read it too.
                 Next::Claim(names) => {
                     if let Some(claims) = self.claims_for(account, chat, number, names) {
+                        fault::point("add-claimed");
                         let wanted = Wanted::default();
                         return self.make_commit(account, chat, id, number, &wanted, &claims);
                     }
