@@ -173,7 +173,7 @@ fn package_with_lifetime(device: &Device, lifetime: Lifetime) -> Vec<u8> {
 fn a_key_package_that_is_expired_or_wants_to_live_too_long_is_refused() {
     let (mut alice, bob) = (Person::new(ALICE), Person::new(BOB));
     let day = 24 * 60 * 60;
-    let long = package_with_lifetime(&bob.device, Lifetime::new(91 * day));
+    let long = package_with_lifetime(&bob.device, Lifetime::new(92 * day));
     assert!(matches!(refusal(create(&mut alice, BOB, &[(id(1), &long)])), KeyPackageError::Lifetime));
     let expired = package_with_lifetime(&bob.device, Lifetime::init(1_700_000_000, 1_700_000_000 + day));
     assert!(matches!(refusal(create(&mut alice, BOB, &[(id(1), &expired)])), KeyPackageError::Invalid(_)));
