@@ -62,7 +62,10 @@ async fn converged(people: &mut [&mut Person], group: &str, members: &[&str], te
 }
 
 async fn three() -> Result<(Server, Vec<Person>)> {
-    let server = Server::start_with("[limits]\nhandshakes_at_once = 1000\nhandshakes_per_hour = 10000\n").await?;
+    // Each step is crashed at and done again: more often than a person would.
+    let limits =
+        "[limits]\nhandshakes_at_once = 1000\nhandshakes_per_hour = 10000\nlogins_per_account_per_minute = 1000\n";
+    let server = Server::start_with(limits).await?;
     let people = Person::several(&server, &["alice", "bob", "carol"]).await?;
     Ok((server, people))
 }

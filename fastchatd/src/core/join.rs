@@ -211,7 +211,6 @@ impl Core {
     fn joined_direct(&mut self, step: &mut Step, welcomed: Welcomed, joining: &v1::Joining) -> Result<(), Broken> {
         step.write.state(step.account, welcomed.changes);
         step.conversation.epoch = welcomed.roster.epoch;
-        self.schedule_first_update(step, welcomed.roster.leaves.len());
         let old = step.chat.conversation.replace(step.id);
         step.chat.replaces = None;
         // One that we were about to make is not needed any more.
