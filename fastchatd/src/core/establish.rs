@@ -133,13 +133,6 @@ impl Core {
             self.retry_later(account, chat, &failure);
             return Ok(());
         }
-        if row.peer == Peer::Own && packages.packages.is_empty() {
-            // The other devices are still being set up, or away for good: what there is to tell them waits.
-            let failure =
-                v1::Failure::new(Code::NoKeyPackages, "no other device of this account can be told anything now");
-            self.retry_later(account, chat, &failure);
-            return Ok(());
-        }
         let mut contact = self.contact_of_chat(account, chat).cloned();
         if let (Some(contact), Peer::Contact(number)) = (&mut contact, row.peer) {
             let known = self.known_fingerprint(account, &name);
